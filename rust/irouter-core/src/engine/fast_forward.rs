@@ -1,0 +1,4 @@
+//! Sums over residents.
+
+/// placeholder
+pub struct FastForward;

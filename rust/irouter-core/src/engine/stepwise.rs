@@ -1,0 +1,4 @@
+//! Every iteration, with a loop over the requests.
+
+/// placeholder
+pub struct Stepwise;

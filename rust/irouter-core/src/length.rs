@@ -1,0 +1,166 @@
+//! Predicted output lengths as distributions.
+
+use crate::error::{Error, Result};
+
+/// The probabilities of [`LengthDistribution`]'s quantiles.
+pub const LEVELS: [f64; 11] = [0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98];
+const KNOTS: usize = LEVELS.len() + 1;
+
+/// Distribution of a request's output length in tokens, from quantiles.
+///
+/// The survival function `S(x) = P(length > x)` falls linearly from 1 at 0 tokens through the quantiles. Beyond
+/// the last quantile the hazard is constant: the one between the last two quantiles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LengthDistribution {
+    /// 0 and the quantiles, strictly increasing.
+    tokens: [f64; KNOTS],
+    /// Survival at each of `tokens`.
+    survival: [f64; KNOTS],
+    /// Integral of the survival function from each of `tokens` to infinity.
+    tail_area: [f64; KNOTS],
+    /// Hazard per token beyond the last quantile.
+    hazard: f64,
+}
+
+impl LengthDistribution {
+    /// Builds from the quantiles at [`LEVELS`], in tokens, ascending.
+    ///
+    /// Equal neighbours are allowed (a point mass); they are set a ten-thousandth of a token apart.
+    ///
+    /// # Errors
+    /// When a quantile is not finite, negative, or below the one before it.
+    pub fn from_quantiles(quantiles: &[f64; LEVELS.len()]) -> Result<Self> {
+        const STEP: f64 = 1e-4;
+        let mut tokens = [0.0; KNOTS];
+        let mut survival = [1.0; KNOTS];
+        for (index, (&quantile, &level)) in quantiles.iter().zip(&LEVELS).enumerate() {
+            let below = index.checked_sub(1).map_or(0.0, |previous| quantiles[previous]);
+            if !quantile.is_finite() || quantile < below {
+                return Err(Error::Quantile { level, value: quantile, below });
+            }
+            tokens[index + 1] = quantile.max(tokens[index] + STEP);
+            survival[index + 1] = 1.0 - level;
+        }
+        let last = KNOTS - 1;
+        let hazard = libm::log(survival[last - 1] / survival[last]) / (tokens[last] - tokens[last - 1]);
+        let mut tail_area = [0.0; KNOTS];
+        tail_area[last] = survival[last] / hazard;
+        for index in (0..last).rev() {
+            let width = tokens[index + 1] - tokens[index];
+            tail_area[index] =
+                tail_area[index + 1] + width * f64::midpoint(survival[index], survival[index + 1]);
+        }
+        Ok(Self { tokens, survival, tail_area, hazard })
+    }
+
+    /// A length known exactly.
+    pub fn exact(tokens: u32) -> Self {
+        // Quantiles a ten-thousandth of a token around the value: finite and ascending by construction.
+        let start = f64::from(tokens) - 6e-4;
+        let quantiles: [f64; LEVELS.len()] =
+            std::array::from_fn(|index| 1e-4f64.mul_add(index as f64, start).max(0.0));
+        #[expect(clippy::expect_used, reason = "finite and ascending by construction")]
+        Self::from_quantiles(&quantiles).expect("quantiles of a point mass are valid")
+    }
+
+    /// Probability that the length exceeds `tokens`.
+    pub fn survival(&self, tokens: f64) -> f64 {
+        let index = self.segment(tokens);
+        if index + 1 == KNOTS {
+            return self.survival[index] * libm::exp(-self.hazard * (tokens - self.tokens[index]));
+        }
+        let share = (tokens - self.tokens[index]) / (self.tokens[index + 1] - self.tokens[index]);
+        share.mul_add(self.survival[index + 1] - self.survival[index], self.survival[index])
+    }
+
+    /// The smallest length reached with probability `level` (0 to 1, exclusive).
+    pub fn quantile(&self, level: f64) -> f64 {
+        let wanted = 1.0 - level;
+        let above = self.survival.partition_point(|&survival| survival > wanted);
+        if above == KNOTS {
+            let last = KNOTS - 1;
+            return self.tokens[last] + libm::log(self.survival[last] / wanted) / self.hazard;
+        }
+        let below = above.saturating_sub(1);
+        if above == below {
+            return self.tokens[below];
+        }
+        let share = (self.survival[below] - wanted) / (self.survival[below] - self.survival[above]);
+        share.mul_add(self.tokens[above] - self.tokens[below], self.tokens[below])
+    }
+
+    /// Expected length in tokens, when it is cut at `max_tokens`.
+    pub fn mean(&self, max_tokens: u32) -> f64 {
+        self.expected_remaining(0, max_tokens)
+    }
+
+    /// Expected number of tokens still to come after `produced`, given that the request has not finished, cut at
+    /// `max_tokens`; 0 at or beyond the cut.
+    pub fn expected_remaining(&self, produced: u32, max_tokens: u32) -> f64 {
+        if produced >= max_tokens {
+            return 0.0;
+        }
+        let from = f64::from(produced);
+        let alive = self.survival(from);
+        if alive < 1e-12 {
+            // So far beyond the prediction that the survival underflows: the constant hazard is all that is left.
+            return (1.0 / self.hazard).min(f64::from(max_tokens - produced));
+        }
+        (self.area_beyond(from) - self.area_beyond(f64::from(max_tokens))) / alive
+    }
+
+    /// Integral of the survival function from `tokens` to infinity.
+    fn area_beyond(&self, tokens: f64) -> f64 {
+        let index = self.segment(tokens);
+        if index + 1 == KNOTS {
+            return self.survival(tokens) / self.hazard;
+        }
+        let covered =
+            (tokens - self.tokens[index]) * f64::midpoint(self.survival[index], self.survival(tokens));
+        self.tail_area[index] - covered
+    }
+
+    /// Index of the last knot at or below `tokens`.
+    fn segment(&self, tokens: f64) -> usize {
+        self.tokens.partition_point(|&knot| knot <= tokens).saturating_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uniform() -> LengthDistribution {
+        LengthDistribution::from_quantiles(&LEVELS.map(|level| 100.0 * level)).unwrap()
+    }
+
+    #[test]
+    fn exact_length_is_its_own_mean_and_remainder() {
+        let length = LengthDistribution::exact(100);
+        assert!((length.mean(1000) - 100.0).abs() < 1e-2);
+        assert!((length.expected_remaining(40, 1000) - 60.0).abs() < 1e-2);
+        assert!((length.mean(30) - 30.0).abs() < 1e-2);
+    }
+
+    #[test]
+    fn uniform_lengths_have_the_textbook_remainder() {
+        // Uniform on (0, 100): given more than 50, another 25 on average; the tail beyond 98 is exponential.
+        assert!((uniform().expected_remaining(50, 10_000) - 25.0).abs() < 0.2);
+        assert!((uniform().quantile(0.25) - 25.0).abs() < 1e-9);
+        assert!((uniform().survival(25.0) - 0.75).abs() < 1e-9);
+    }
+
+    #[test]
+    fn beyond_the_last_quantile_the_remainder_is_constant() {
+        let (a, b) =
+            (uniform().expected_remaining(150, 1_000_000), uniform().expected_remaining(400, 1_000_000));
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+
+    #[test]
+    fn descending_quantiles_are_refused() {
+        let mut quantiles = LEVELS.map(|level| 100.0 * level);
+        quantiles[3] = 1.0;
+        assert!(LengthDistribution::from_quantiles(&quantiles).is_err());
+    }
+}

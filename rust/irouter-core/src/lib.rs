@@ -1,0 +1,25 @@
+//! Routing of LLM requests, without I/O, clock or global randomness.
+//!
+//! ```text
+//! request ─▶ prediction ─▶ state of every instance ─▶ policy ─▶ dispatch or hold
+//!                              ▲                          │
+//!                              └── events: first token, progress, finished ◀┘
+//! ```
+//!
+//! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`request`], [`profile`], [`engine`],
+//! [`state`], [`queue`], [`policy`], [`router`].
+
+pub mod engine;
+pub mod error;
+pub mod ids;
+pub mod length;
+pub mod profile;
+pub mod request;
+pub mod time;
+
+pub use error::{Error, Result};
+pub use ids::{InstanceId, RequestKey};
+pub use length::LengthDistribution;
+pub use profile::Profile;
+pub use request::{Request, TenantId};
+pub use time::Picos;

@@ -1,0 +1,243 @@
+//! Step times in integer picoseconds, and the closed form of a run of decode steps.
+
+use crate::error::{Error, Result};
+use crate::time::Picos;
+
+use super::{Form, Profile, StepTime};
+
+/// What a step computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepShape {
+    /// Sequences with a prefill chunk.
+    pub prefill_sequences: u32,
+    /// Tokens of those chunks.
+    pub prefill_tokens: u32,
+    /// Sum over the chunks of chunk x (2 x past + chunk), which is twice `S` of [`StepTime`].
+    pub prefill_pairs: u64,
+    /// Sequences that decode one token.
+    pub decodes: u32,
+    /// Sum of their contexts: the tokens each attends to, the one computed included.
+    pub decode_context: u64,
+}
+
+/// Factor on step times in units of 2^-20, for noise and for what a twin learns of a real engine's speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale(i64);
+
+impl Scale {
+    /// The profile as it is.
+    pub const ONE: Self = Self(1 << 20);
+
+    /// The nearest factor; `None` unless `factor` is within 2^-10 to 2^10.
+    pub fn new(factor: f64) -> Option<Self> {
+        let fixed = libm::round(factor * f64::from(1 << 20));
+        (f64::from(1 << 10)..=f64::from(1 << 30)).contains(&fixed).then(|| {
+            #[expect(clippy::cast_possible_truncation, reason = "checked to lie within the range")]
+            Self(fixed as i64)
+        })
+    }
+
+    /// The factor as a number.
+    pub fn factor(self) -> f64 {
+        self.0 as f64 / f64::from(1 << 20)
+    }
+
+    fn apply(self, picos: i64) -> i64 {
+        if self == Self::ONE {
+            return picos;
+        }
+        // 128 bits: a step of an hour (3.6e15 ps) times 2^30 does not fit 64.
+        #[expect(clippy::cast_possible_truncation, reason = "a step is bounded by the profile's validation")]
+        {
+            ((i128::from(picos) * i128::from(self.0)) >> 20) as i64
+        }
+    }
+}
+
+/// Durations of consecutive steps that only decode: step `j` takes `max(first + j x slope, floor) + overhead`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeRun {
+    first: i64,
+    slope: i64,
+    floor: i64,
+    overhead: i64,
+}
+
+impl DecodeRun {
+    /// Duration of step `index`, counted from 0.
+    pub fn step(&self, index: u64) -> Picos {
+        Picos((self.first + self.slope * index.cast_signed()).max(self.floor) + self.overhead)
+    }
+
+    /// Duration of the first `steps` steps together.
+    pub fn total(&self, steps: u64) -> Picos {
+        let floored = self.floored_steps().min(steps).cast_signed();
+        let steps = steps.cast_signed();
+        let rising = steps - floored;
+        let start = self.first + self.slope * floored;
+        let rise = rising * start + self.slope * (rising * (rising - 1) / 2);
+        Picos(floored * self.floor + rise + steps * self.overhead)
+    }
+
+    /// The most steps whose total stays at or below `span`, at most `limit`.
+    pub fn steps_within(&self, span: Picos, limit: u64) -> u64 {
+        if span.0 < 0 {
+            return 0;
+        }
+        // Newton from an f64 estimate would do; bisection is exact and needs 8 rounds for the usual limits.
+        let (mut low, mut high) = (0, limit);
+        let shortest = self.step(0).0.max(1);
+        high = high.min((span.0 / shortest).cast_unsigned());
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if self.total(middle) <= span {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        low
+    }
+
+    /// How many steps from the start take no longer than the launch floor.
+    pub fn floored_steps(&self) -> u64 {
+        let gap = self.floor - self.first;
+        match (gap >= 0, self.slope) {
+            (false, _) => 0,
+            (true, 0) => u64::MAX >> 1,
+            (true, slope) => (gap / slope + 1).cast_unsigned(),
+        }
+    }
+}
+
+/// Step times of a profile, compiled to integers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepModel {
+    dense: Vec<i64>,
+    per_sequence: Vec<i64>,
+    prefill_sequence: i64,
+    prefill_token: i64,
+    /// Per pair of [`StepShape::prefill_pairs`], in units of 2^-10 ps: a pair costs well below a nanosecond.
+    prefill_pair: i64,
+    decode: i64,
+    decode_sequence: i64,
+    decode_context: i64,
+    mixed_decode_sequence: i64,
+    mixed_decode_context: i64,
+    overhead: i64,
+    floor: i64,
+}
+
+impl StepModel {
+    /// Compiles the step times of `profile`.
+    ///
+    /// # Errors
+    /// [`Error::Field`] when a time does not fit 64 bits of picoseconds.
+    pub fn new(profile: &Profile) -> Result<Self> {
+        let StepTime { form, .. } = &profile.step_time;
+        let time = &profile.step_time;
+        // Sarathi may add a full batch of decodes to a full chunk.
+        let tokens = profile.scheduler.max_num_batched_tokens + profile.scheduler.max_num_seqs;
+        let tokens = tokens.max(profile.max_model_len.min(1 << 17));
+        let sequences = profile.scheduler.max_num_seqs;
+        let (dense, per_sequence, prefill_sequence, decode) = match form {
+            Form::A { constant_ms } => (vec![picos(*constant_ms)?], vec![0], 0, 0),
+            Form::C { dense_ms, per_sequence_ms, prefill_sequence_ms, decode_ms } => (
+                expand(dense_ms, tokens)?,
+                expand(per_sequence_ms, sequences)?,
+                picos(*prefill_sequence_ms)?,
+                picos(*decode_ms)?,
+            ),
+        };
+        Ok(Self {
+            dense,
+            per_sequence,
+            prefill_sequence,
+            prefill_token: picos(time.prefill_token_ms)?,
+            prefill_pair: picos(time.prefill_attention_ms * 512.0)?,
+            decode,
+            decode_sequence: picos(time.decode_sequence_ms)?,
+            decode_context: picos(time.decode_context_token_ms)?,
+            mixed_decode_sequence: picos(time.decode_sequence_ms * time.mixed_decode_sequence)?,
+            mixed_decode_context: picos(time.decode_context_token_ms * time.mixed_decode_context)?,
+            overhead: picos(time.overhead_ms)?,
+            floor: picos(time.launch_floor_ms)?,
+        })
+    }
+
+    /// Duration of one step.
+    #[inline]
+    pub fn step(&self, shape: &StepShape, scale: Scale) -> Picos {
+        if shape.prefill_tokens == 0 {
+            return self.decode_run(shape.decodes, shape.decode_context, scale).step(0);
+        }
+        let decodes = i64::from(shape.decodes);
+        let mut time = at(&self.dense, shape.prefill_tokens + shape.decodes)
+            + at(&self.per_sequence, shape.prefill_sequences + shape.decodes)
+            + self.prefill_sequence * i64::from(shape.prefill_sequences)
+            + self.prefill_token * i64::from(shape.prefill_tokens)
+            + self.pairs(shape.prefill_pairs);
+        if decodes > 0 {
+            time += self.decode
+                + self.mixed_decode_sequence * decodes
+                + self.mixed_decode_context * shape.decode_context.cast_signed();
+        }
+        Picos(scale.apply(time).max(self.floor) + self.overhead)
+    }
+
+    /// Durations of steps that only decode `decodes` sequences, whose contexts sum to `context` in the first of them.
+    #[inline]
+    pub fn decode_run(&self, decodes: u32, context: u64, scale: Scale) -> DecodeRun {
+        let fixed = at(&self.dense, decodes)
+            + at(&self.per_sequence, decodes)
+            + self.decode
+            + self.decode_sequence * i64::from(decodes);
+        // Scaling the coefficients, not the sum, keeps the run linear in its steps.
+        let per_token = scale.apply(self.decode_context);
+        DecodeRun {
+            first: scale.apply(fixed) + per_token * context.cast_signed(),
+            slope: per_token * i64::from(decodes),
+            floor: self.floor,
+            overhead: self.overhead,
+        }
+    }
+
+    fn pairs(&self, pairs: u64) -> i64 {
+        // 2^34 pairs (a prompt of 131,072 tokens) times 2^20 units fit 64 bits.
+        (self.prefill_pair * pairs.cast_signed()) >> 10
+    }
+}
+
+/// Reads a curve; beyond its end the last slope goes on.
+#[inline]
+fn at(curve: &[i64], index: u32) -> i64 {
+    let index = index as usize;
+    if let Some(&value) = curve.get(index) {
+        return value;
+    }
+    let last = curve.len() - 1;
+    let slope = if last == 0 { 0 } else { curve[last] - curve[last - 1] };
+    curve[last] + slope * (index - last).cast_signed() as i64
+}
+
+/// Linear interpolation of `knots` at 0 to `length`, constant before the first knot, last slope after the last.
+fn expand(knots: &[(u32, f64)], length: u32) -> Result<Vec<i64>> {
+    (0..=length)
+        .map(|position| {
+            let after = knots.partition_point(|&(knot, _)| knot < position);
+            let after = if after == 0 { 0 } else { after.clamp(1.min(knots.len() - 1), knots.len() - 1) };
+            if after == 0 {
+                return picos(knots[0].1);
+            }
+            let ((x0, y0), (x1, y1)) = (knots[after - 1], knots[after]);
+            let share = (f64::from(position) - f64::from(x0)) / (f64::from(x1) - f64::from(x0));
+            picos(share.mul_add(y1 - y0, y0).max(0.0))
+        })
+        .collect()
+}
+
+fn picos(millis: f64) -> Result<i64> {
+    Picos::from_millis(millis)
+        .map(|time| time.0)
+        .ok_or_else(|| Error::field("step_time", millis, "milliseconds that fit 64 bits of picoseconds"))
+}
