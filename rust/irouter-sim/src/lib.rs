@@ -1,1 +1,8 @@
-//! placeholder
+//! Workloads, discrete-event simulator and reports on top of `irouter-core`.
+
+pub mod error;
+pub mod metrics;
+pub mod workload;
+
+pub use error::{Result, SimError};
+pub use workload::Workload;
