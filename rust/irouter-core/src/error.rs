@@ -1,5 +1,7 @@
 //! Errors of the core: each names the bad value and what was expected.
 
+use std::fmt;
+
 use crate::ids::{InstanceId, RequestKey};
 use crate::time::Picos;
 
@@ -39,7 +41,7 @@ pub enum Error {
         message: String,
     },
     /// A name is not known.
-    #[error("unknown {kind} `{name}`{}", suggestion(.nearest))]
+    #[error("unknown {kind} `{name}`{}", suggestion(.nearest.as_deref()))]
     Unknown {
         /// What kind of name.
         kind: &'static str,
@@ -79,10 +81,10 @@ pub enum Error {
         at: Picos,
     },
     /// An event names a request that the router does not hold (any more).
-    #[error("{key} is not in flight: it was never dispatched, or its lease has ended")]
+    #[error("{request} is not known: it was never submitted, or has ended")]
     UnknownRequest {
         /// The key in the event.
-        key: RequestKey,
+        request: RequestKey,
     },
     /// An event names an instance that is not there.
     #[error("{instance} is not in the cluster")]
@@ -134,13 +136,14 @@ pub enum Error {
     },
 }
 
-fn suggestion(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
 impl Error {
     /// A field that is out of range.
-    pub fn field(field: impl Into<String>, value: impl ToString, expected: impl Into<String>) -> Self {
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and literals read better without a borrow")]
+    pub fn field(field: impl Into<String>, value: impl fmt::Display, expected: impl Into<String>) -> Self {
         Self::Field { field: field.into(), value: value.to_string(), expected: expected.into() }
     }
 

@@ -8,11 +8,11 @@ const KNOTS: usize = LEVELS.len() + 1;
 
 /// Distribution of a request's output length in tokens, from quantiles.
 ///
-/// The survival function `S(x) = P(length > x)` falls linearly from 1 at 0 tokens through the quantiles. Beyond
-/// the last quantile the hazard is constant: the one between the last two quantiles.
+/// The survival function `S(x) = P(length > x)` is linear between the quantiles; the slope between the first two goes on
+/// below them, until `S` is 1. Beyond the last quantile the hazard is constant: the one between the last two quantiles.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LengthDistribution {
-    /// 0 and the quantiles, strictly increasing.
+    /// The shortest length and the quantiles, strictly increasing.
     tokens: [f64; KNOTS],
     /// Survival at each of `tokens`.
     survival: [f64; KNOTS],
@@ -30,14 +30,27 @@ impl LengthDistribution {
     /// # Errors
     /// When a quantile is not finite, negative, or below the one before it.
     pub fn from_quantiles(quantiles: &[f64; LEVELS.len()]) -> Result<Self> {
+        for (index, (&value, &level)) in quantiles.iter().zip(&LEVELS).enumerate() {
+            let below = index.checked_sub(1).map_or(0.0, |previous| quantiles[previous]);
+            if !value.is_finite() || value < below {
+                return Err(Error::Quantile { level, value, below });
+            }
+        }
+        Ok(Self::build(quantiles))
+    }
+
+    /// A length known exactly.
+    pub fn exact(tokens: u32) -> Self {
+        Self::build(&[f64::from(tokens); LEVELS.len()])
+    }
+
+    fn build(quantiles: &[f64; LEVELS.len()]) -> Self {
         const STEP: f64 = 1e-4;
-        let mut tokens = [0.0; KNOTS];
+        let first_slope = (quantiles[1] - quantiles[0]) / (LEVELS[1] - LEVELS[0]);
+        let shortest = (quantiles[0] - LEVELS[0] * first_slope).min(quantiles[0] - STEP).max(0.0);
+        let mut tokens = [shortest; KNOTS];
         let mut survival = [1.0; KNOTS];
         for (index, (&quantile, &level)) in quantiles.iter().zip(&LEVELS).enumerate() {
-            let below = index.checked_sub(1).map_or(0.0, |previous| quantiles[previous]);
-            if !quantile.is_finite() || quantile < below {
-                return Err(Error::Quantile { level, value: quantile, below });
-            }
             tokens[index + 1] = quantile.max(tokens[index] + STEP);
             survival[index + 1] = 1.0 - level;
         }
@@ -50,22 +63,15 @@ impl LengthDistribution {
             tail_area[index] =
                 tail_area[index + 1] + width * f64::midpoint(survival[index], survival[index + 1]);
         }
-        Ok(Self { tokens, survival, tail_area, hazard })
-    }
-
-    /// A length known exactly.
-    pub fn exact(tokens: u32) -> Self {
-        // Quantiles a ten-thousandth of a token around the value: finite and ascending by construction.
-        let start = f64::from(tokens) - 6e-4;
-        let quantiles: [f64; LEVELS.len()] =
-            std::array::from_fn(|index| 1e-4f64.mul_add(index as f64, start).max(0.0));
-        #[expect(clippy::expect_used, reason = "finite and ascending by construction")]
-        Self::from_quantiles(&quantiles).expect("quantiles of a point mass are valid")
+        Self { tokens, survival, tail_area, hazard }
     }
 
     /// Probability that the length exceeds `tokens`.
     pub fn survival(&self, tokens: f64) -> f64 {
         let index = self.segment(tokens);
+        if tokens < self.tokens[0] {
+            return 1.0;
+        }
         if index + 1 == KNOTS {
             return self.survival[index] * libm::exp(-self.hazard * (tokens - self.tokens[index]));
         }
@@ -112,6 +118,9 @@ impl LengthDistribution {
     /// Integral of the survival function from `tokens` to infinity.
     fn area_beyond(&self, tokens: f64) -> f64 {
         let index = self.segment(tokens);
+        if tokens < self.tokens[0] {
+            return self.tail_area[0] + self.tokens[0] - tokens;
+        }
         if index + 1 == KNOTS {
             return self.survival(tokens) / self.hazard;
         }
@@ -120,7 +129,7 @@ impl LengthDistribution {
         self.tail_area[index] - covered
     }
 
-    /// Index of the last knot at or below `tokens`.
+    /// Index of the last knot at or below `tokens`, or the first knot.
     fn segment(&self, tokens: f64) -> usize {
         self.tokens.partition_point(|&knot| knot <= tokens).saturating_sub(1)
     }

@@ -9,17 +9,26 @@
 //! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`request`], [`profile`], [`engine`],
 //! [`state`], [`queue`], [`policy`], [`router`].
 
+pub mod decision;
 pub mod engine;
 pub mod error;
+pub mod event;
 pub mod ids;
 pub mod length;
+pub mod policy;
 pub mod profile;
+pub mod queue;
 pub mod request;
+pub mod router;
+pub mod state;
 pub mod time;
 
+pub use decision::{Decision, Outcome};
 pub use error::{Error, Result};
+pub use event::{EngineReport, Event};
 pub use ids::{InstanceId, RequestKey};
 pub use length::LengthDistribution;
 pub use profile::Profile;
 pub use request::{Request, TenantId};
+pub use router::{OnFailure, Router, RouterConfig};
 pub use time::Picos;

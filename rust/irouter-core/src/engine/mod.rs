@@ -7,6 +7,7 @@ mod config;
 mod fast_forward;
 mod observer;
 mod stepwise;
+mod twin_signatures;
 
 pub use config::{EngineConfig, Noise};
 pub use fast_forward::FastForward;

@@ -1,0 +1,96 @@
+//! Policies: which request goes where, or waits. One file each.
+//!
+//! A policy reads a [`ClusterView`] and a [`QueueView`] and returns a [`Verdict`]. Most policies only place the request at
+//! the head of the queue: they implement [`Policy::place`] and leave [`Policy::decide`] alone. Randomness comes from a
+//! generator seeded at construction; ties are broken by it, or by the lowest number, as the policy's comment says.
+//!
+//! The router holds a `Box<dyn Policy>`: a virtual call costs a nanosecond or two a decision, and a policy of the user's
+//! own needs nothing that a built-in one does not.
+
+mod view;
+
+pub use view::{ClusterView, QueueView, Waiting};
+
+use crate::error::Result;
+use crate::ids::{InstanceId, RequestKey};
+use crate::request::Request;
+use crate::time::Picos;
+
+/// What a policy asks to be kept up to date. What it does not ask for costs nothing, and may be stale or absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "five independent sources of information")]
+pub struct Needs {
+    /// Counts of the requests in flight.
+    pub counts: bool,
+    /// Tokens produced by the requests in flight.
+    pub progress: bool,
+    /// Engine twins.
+    pub twin: bool,
+    /// The prefix index.
+    pub prefix: bool,
+    /// True output lengths: an oracle, for comparison only.
+    pub truth: bool,
+    /// Engine reports at this interval.
+    pub reports: Option<Picos>,
+}
+
+/// What a policy wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send this request to that instance.
+    Dispatch {
+        /// Which request.
+        request: RequestKey,
+        /// Where to.
+        instance: InstanceId,
+    },
+    /// Send nothing until the next event, or until the given time if that is earlier.
+    Hold {
+        /// A timer.
+        until: Option<Picos>,
+    },
+}
+
+/// A routing policy.
+pub trait Policy: Send {
+    /// What it has to be told.
+    fn needs(&self) -> Needs;
+
+    /// Key by which the central queue orders requests of equal priority within a tenant, lower first, taken once when
+    /// the request arrives. `work_seconds` is its predicted work. First come, first served by default.
+    fn order_key(&self, request: &Request, work_seconds: f64) -> f64 {
+        let _ = work_seconds;
+        request.arrival.as_seconds()
+    }
+
+    /// The instance for a request that has to go now.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoInstance`] when none is ready, or the policy's own error.
+    fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId>;
+
+    /// What to do next; the queue is not empty. Places the head of the queue by default.
+    ///
+    /// # Errors
+    /// As [`Policy::place`].
+    fn decide(&mut self, view: &ClusterView<'_>, queue: &QueueView<'_>) -> Result<Verdict> {
+        let Some(head) = queue.head() else { return Ok(Verdict::Hold { until: None }) };
+        let instance = self.place(view, head.request)?;
+        Ok(Verdict::Dispatch { request: head.key, instance })
+    }
+
+    /// The request went to the instance.
+    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+        let _ = (request, instance);
+    }
+
+    /// The request is no longer there: finished, failed or cancelled, having produced `tokens`.
+    fn released(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
+        let _ = (request, instance, tokens);
+    }
+
+    /// The instance left the cluster: whatever was kept of it is worthless.
+    fn left(&mut self, instance: InstanceId) {
+        let _ = instance;
+    }
+}

@@ -1,0 +1,89 @@
+//! What a policy sees.
+
+use crate::error::{Error, Result};
+use crate::ids::{InstanceId, RequestKey};
+use crate::queue::Queue;
+use crate::request::Request;
+use crate::state::{InstanceState, State};
+use crate::time::Picos;
+
+/// Every instance at the time of a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterView<'a> {
+    /// The time of the decision.
+    pub now: Picos,
+    /// All instances ever known, by number; only those that are ready may be chosen.
+    pub instances: &'a [InstanceState],
+}
+
+impl<'a> ClusterView<'a> {
+    /// The instances that take requests, by number.
+    pub fn ready(&self) -> impl Iterator<Item = &'a InstanceState> + Clone + use<'a> {
+        self.instances.iter().filter(|instance| instance.is_ready())
+    }
+
+    /// The ready instance with the lowest `cost`; ties go to the lowest number.
+    ///
+    /// # Errors
+    /// [`Error::NoInstance`] when none is ready.
+    pub fn lowest(&self, mut cost: impl FnMut(&InstanceState) -> f64) -> Result<InstanceId> {
+        let mut best: Option<(f64, InstanceId)> = None;
+        for instance in self.ready() {
+            let cost = cost(instance);
+            if best.is_none_or(|(lowest, _)| cost < lowest) {
+                best = Some((cost, instance.id()));
+            }
+        }
+        best.map(|(_, id)| id).ok_or_else(|| self.no_instance())
+    }
+
+    /// The error for a cluster in which nothing is ready.
+    pub fn no_instance(&self) -> Error {
+        Error::NoInstance { known: self.instances.len() }
+    }
+}
+
+/// A request at the router.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a> {
+    /// Names it in a [`super::Verdict`].
+    pub key: RequestKey,
+    /// The request.
+    pub request: &'a Request,
+    /// Its predicted work in seconds of an instance's time.
+    pub work_seconds: f64,
+}
+
+/// The central queue at the time of a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueView<'a> {
+    pub(crate) queue: &'a Queue,
+    pub(crate) state: &'a State,
+}
+
+impl<'a> QueueView<'a> {
+    /// The request that is next: highest priority, then the tenant with the least served work by weight, then the
+    /// policy's own order. A request that was overtaken by as much as the rules allow comes before that order.
+    pub fn head(&self) -> Option<Waiting<'a>> {
+        self.candidates(1).next()
+    }
+
+    /// The first `limit` requests that may go next, in that order: of one priority and tenant, and only the head when
+    /// it may not be overtaken any more.
+    pub fn candidates(&self, limit: usize) -> impl Iterator<Item = Waiting<'a>> + use<'a> {
+        let state = self.state;
+        self.queue.candidates(limit).filter_map(move |key| {
+            state.waiting(key).map(|(request, work_seconds)| Waiting { key, request, work_seconds })
+        })
+    }
+
+    /// How many requests wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.len() == 0
+    }
+}

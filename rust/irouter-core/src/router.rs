@@ -1,0 +1,333 @@
+//! The router: a central queue, the state of every instance, and a policy, driven by events and explicit time.
+//!
+//! The host's contract, the same for a live proxy and the simulator:
+//!
+//! 1. time never goes back;
+//! 2. [`Router::submit`] a request when it arrives, then call [`Router::decide`] until it does not dispatch;
+//! 3. send what [`Outcome::Dispatch`] names; the decision has reserved its place already;
+//! 4. tell what happens with [`Router::observe`], then decide again while requests wait;
+//! 5. on [`Outcome::Hold`], decide again at the next event, at the latest at the time given.
+
+use std::collections::BTreeMap;
+
+use crate::decision::{Decision, Outcome};
+use crate::engine::EngineConfig;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::ids::{InstanceId, RequestKey};
+use crate::policy::{ClusterView, Policy, QueueView, Verdict};
+use crate::queue::Queue;
+use crate::request::{Request, TenantId};
+use crate::state::{InstanceState, Released, State, StateOptions, WorkRates};
+use crate::time::Picos;
+
+/// What to do when a policy fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Hand the error to the caller: the simulator's choice, where a wrong policy must not look right.
+    Stop,
+    /// Send the head of the queue to the instance with the least predicted work, and count it.
+    Fallback,
+}
+
+/// How a router behaves, whatever its policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouterConfig {
+    /// The longest that a request may be held while an engine has room; `None` for ever.
+    pub max_hold: Option<Picos>,
+    /// The most predicted work, in seconds of the cluster, that may overtake a request of equal priority.
+    pub overtaking_seconds: f64,
+    /// Shares of tenants; those not named have weight 1.
+    pub tenant_weights: BTreeMap<TenantId, f64>,
+    /// Time from a decision until the engine has the request.
+    pub dispatch_delay: Picos,
+    /// Progress is known in multiples of this many tokens.
+    pub progress_tokens: u32,
+    /// What to do when the policy fails.
+    pub on_failure: OnFailure,
+}
+
+impl Default for RouterConfig {
+    /// The defaults of a live router: 60 s of holding, 30 s of overtaking, 1 ms of delay, reports each 16 tokens.
+    fn default() -> Self {
+        Self {
+            max_hold: Some(Picos::SECOND * 60),
+            overtaking_seconds: 30.0,
+            tenant_weights: BTreeMap::new(),
+            dispatch_delay: Picos::MILLISECOND,
+            progress_tokens: 16,
+            on_failure: OnFailure::Fallback,
+        }
+    }
+}
+
+/// Decides which instance serves each request.
+pub struct Router {
+    config: RouterConfig,
+    policy_name: String,
+    policy: Box<dyn Policy>,
+    state: State,
+    queue: Queue,
+    now: Picos,
+    failures: u64,
+    last_failure: Option<Error>,
+}
+
+impl Router {
+    /// A router without instances; they come with [`Event::Joined`].
+    ///
+    /// # Errors
+    /// [`Error::Field`] for a configuration out of range.
+    pub fn new(
+        policy_name: impl Into<String>,
+        policy: Box<dyn Policy>,
+        config: RouterConfig,
+    ) -> Result<Self> {
+        if config.progress_tokens == 0 {
+            return Err(Error::field("progress_tokens", 0, "at least 1"));
+        }
+        let options = StateOptions {
+            needs: policy.needs(),
+            dispatch_delay: config.dispatch_delay,
+            progress_tokens: config.progress_tokens,
+        };
+        Ok(Self {
+            queue: Queue::new(config.overtaking_seconds, config.tenant_weights.clone())?,
+            policy_name: policy_name.into(),
+            policy,
+            state: State::new(options),
+            config,
+            now: Picos(i64::MIN),
+            failures: 0,
+            last_failure: None,
+        })
+    }
+
+    /// Every instance and request.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Requests that wait at the router.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How often the policy failed, and how it failed last.
+    pub fn failures(&self) -> (u64, Option<&Error>) {
+        (self.failures, self.last_failure.as_ref())
+    }
+
+    /// Takes a request into the central queue.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for a request without tokens, [`Error::TooLong`] when it can run on no instance known.
+    pub fn submit(&mut self, request: Request, now: Picos) -> Result<RequestKey> {
+        self.clock(now)?;
+        for (field, tokens) in [("prompt_tokens", request.prompt_tokens), ("max_tokens", request.max_tokens)]
+        {
+            if tokens == 0 {
+                return Err(Error::field(format!("request {}: {field}", request.id), 0, "at least 1"));
+            }
+        }
+        let work_seconds = match self.state.instances().first() {
+            Some(instance) => {
+                self.fits(&request)?;
+                predicted_work(instance.rates(), &request)
+            }
+            None => 0.0,
+        };
+        let order = self.policy.order_key(&request, work_seconds);
+        if order.is_nan() {
+            let message = format!("its order key of request {} is not a number", request.id);
+            return Err(Error::Policy { policy: self.policy_name.clone(), message });
+        }
+        let (priority, tenant) = (request.priority, request.tenant);
+        let key = self.state.submitted(request, work_seconds);
+        self.queue.insert(key, priority, tenant, order, work_seconds);
+        Ok(key)
+    }
+
+    /// Decides on one waiting request, or to hold them all. A dispatch is in the state when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NoInstance`]; a failing policy's error where [`OnFailure::Stop`] is set; [`Error::EndlessHold`].
+    pub fn decide(&mut self, now: Picos) -> Result<Outcome> {
+        self.clock(now)?;
+        let Some(oldest) = self.queue.oldest() else { return Ok(Outcome::Idle) };
+        self.state.advance_twins(now)?;
+        let hold_ends = self.hold_end(oldest);
+        if hold_ends.is_some_and(|end| end <= now)
+            && let Some(verdict) = self.release_oldest(oldest)
+        {
+            return self.carry_out(verdict, now, false);
+        }
+        let view = ClusterView { now, instances: self.state.instances() };
+        let queue = QueueView { queue: &self.queue, state: &self.state };
+        let verdict = self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict));
+        match verdict {
+            Ok(Verdict::Hold { until }) => self.hold(until, hold_ends, now),
+            Ok(verdict) => self.carry_out(verdict, now, false),
+            Err(error @ Error::NoInstance { .. }) => Err(error),
+            Err(error) if self.config.on_failure == OnFailure::Stop => Err(error),
+            Err(error) => {
+                self.failures += 1;
+                self.last_failure = Some(error);
+                let head = QueueView { queue: &self.queue, state: &self.state }.head().map(|head| head.key);
+                let view = ClusterView { now, instances: self.state.instances() };
+                let instance = view.lowest(InstanceState::work_seconds)?;
+                self.carry_out(Verdict::Dispatch { request: head.unwrap_or(oldest), instance }, now, true)
+            }
+        }
+    }
+
+    /// Takes in an event at the time at which the router learns of it. Returns the caller's numbers of the requests that
+    /// it ended without a result: those on an instance that left.
+    ///
+    /// # Errors
+    /// An error says that the event was refused, and that nothing has changed.
+    pub fn observe(&mut self, event: Event, now: Picos) -> Result<Vec<u64>> {
+        self.clock(now)?;
+        match event {
+            Event::Joined { instance, config } => self.state.joined(instance, config)?,
+            Event::Draining { instance } => self.state.draining(instance)?,
+            Event::Left { instance } => {
+                let keys = self.state.left(instance)?;
+                let lost = keys.into_iter().map(|key| self.release(key, None)).collect();
+                self.policy.left(instance);
+                return lost;
+            }
+            Event::FirstToken { request, cached_tokens } => self.state.first_token(request, cached_tokens)?,
+            Event::Progress { request, tokens } => self.state.progress(request, tokens)?,
+            Event::Finished { request, tokens } => drop(self.release(request, tokens)?),
+            Event::Failed { request } => drop(self.release(request, None)?),
+            Event::Cancelled { request } => {
+                self.queue.cancelled(request);
+                self.release(request, None)?;
+            }
+            Event::EngineReport { instance, report } => self.state.reported(instance, report)?,
+        }
+        Ok(Vec::new())
+    }
+
+    /// Takes over what the progress events of an instance would have told: for a host that can ask instead of being told.
+    ///
+    /// # Errors
+    /// [`Error::UnknownInstance`].
+    pub fn pull_progress(&mut self, instance: InstanceId, produced: impl FnMut(u64) -> u32) -> Result<()> {
+        self.state.pull_progress(instance, produced)
+    }
+
+    fn release(&mut self, key: RequestKey, tokens: Option<u32>) -> Result<u64> {
+        let Released { request, instance, tokens: known } = self.state.released(key)?;
+        if let Some(instance) = instance {
+            self.policy.released(&request, instance, tokens.unwrap_or(known));
+        }
+        Ok(request.id)
+    }
+
+    fn clock(&mut self, now: Picos) -> Result<()> {
+        if now < self.now {
+            return Err(Error::TimeWentBack { from: self.now, to: now });
+        }
+        self.now = now;
+        Ok(())
+    }
+
+    /// Refuses a request that fits no instance.
+    fn fits(&self, request: &Request) -> Result<()> {
+        let (prompt, output) = (request.prompt_tokens, request.max_tokens);
+        let limit = |config: &EngineConfig| {
+            let capacity = u64::from(config.kv.blocks) * u64::from(config.kv.block_tokens);
+            if u64::from(prompt) + u64::from(output) > u64::from(config.max_model_len) {
+                Some(("max_model_len", u64::from(config.max_model_len)))
+            } else if u64::from(prompt) >= capacity {
+                Some(("kv.blocks", capacity))
+            } else {
+                None
+            }
+        };
+        let mut limits = self.state.instances().iter().map(|instance| limit(instance.config()));
+        match limits.next() {
+            Some(Some((limit, tokens))) if limits.all(|limit| limit.is_some()) => Err(Error::TooLong {
+                id: request.id,
+                prompt_tokens: prompt,
+                output_tokens: output,
+                limit,
+                tokens,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn hold_end(&self, oldest: RequestKey) -> Option<Picos> {
+        let (request, _) = self.state.waiting(oldest)?;
+        self.config.max_hold.map(|hold| request.arrival.saturating_add(hold))
+    }
+
+    /// A request held for too long goes where the least work is predicted, as soon as an engine has room.
+    fn release_oldest(&self, oldest: RequestKey) -> Option<Verdict> {
+        let view = ClusterView { now: self.now, instances: self.state.instances() };
+        let (request, _) = self.state.waiting(oldest)?;
+        let has_room = |instance: &&InstanceState| {
+            instance.in_flight() < instance.config().scheduler.max_num_seqs
+                && instance.context_tokens() + u64::from(request.prompt_tokens)
+                    < instance.kv_capacity_tokens()
+        };
+        let least = |left: &&InstanceState, right: &&InstanceState| {
+            left.work_seconds().total_cmp(&right.work_seconds())
+        };
+        let instance = view.ready().filter(has_room).min_by(least)?.id();
+        Some(Verdict::Dispatch { request: oldest, instance })
+    }
+
+    /// Refuses a verdict that names what is not there.
+    fn check(&self, verdict: Verdict) -> Result<Verdict> {
+        if let Verdict::Dispatch { request, instance } = verdict {
+            let found =
+                self.state.instance(instance).map_or("unknown", |instance| instance.status().describe());
+            if found != "ready" {
+                return Err(Error::BadChoice { policy: self.policy_name.clone(), instance, found });
+            }
+            if self.state.waiting(request).is_none() {
+                let message = format!("it chose {request}, which does not wait");
+                return Err(Error::Policy { policy: self.policy_name.clone(), message });
+            }
+        }
+        Ok(verdict)
+    }
+
+    fn hold(&self, until: Option<Picos>, hold_ends: Option<Picos>, now: Picos) -> Result<Outcome> {
+        let timers = [until, hold_ends].into_iter().flatten().filter(|&timer| timer > now);
+        let until = timers.min();
+        if until.is_none() && !self.state.anything_in_flight() {
+            return Err(Error::EndlessHold { policy: self.policy_name.clone(), waiting: self.queue.len() });
+        }
+        Ok(Outcome::Hold { until })
+    }
+
+    fn carry_out(&mut self, verdict: Verdict, now: Picos, fallback: bool) -> Result<Outcome> {
+        let Verdict::Dispatch { request: key, instance } = verdict else {
+            return Ok(Outcome::Hold { until: None });
+        };
+        let cached_tokens = self.state.dispatched(key, instance, now)?;
+        let ready = self.state.instances().iter().filter(|instance| instance.is_ready()).count();
+        self.queue.dispatched(key, 1.0 / ready as f64);
+        let request = self.state.request(key)?;
+        self.policy.dispatched(request, instance);
+        Ok(Outcome::Dispatch(Decision {
+            key,
+            id: request.id,
+            instance,
+            at: now,
+            waited: now - request.arrival,
+            cached_tokens,
+            fallback,
+        }))
+    }
+}
+
+/// Predicted work of a request that nobody has cached, in seconds of an instance's time.
+fn predicted_work(rates: WorkRates, request: &Request) -> f64 {
+    rates.seconds(f64::from(request.prompt_tokens), request.predicted.mean(request.max_tokens))
+}

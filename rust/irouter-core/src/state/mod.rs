@@ -1,0 +1,377 @@
+//! State of the cluster: every instance, and every request in exactly one place.
+//!
+//! Invariants, checked by property tests: tokens are conserved (an instance without requests has zero in every sum), no
+//! counter is negative, an ended request has returned all that it held, an instance that comes back starts clean, memory
+//! is bounded by the requests known at a time and the KV blocks of the instances.
+
+mod instance;
+mod ledger;
+mod prefix_index;
+mod twin;
+mod work;
+
+use std::sync::Arc;
+
+pub use instance::{InstanceState, SinceReport, Status};
+pub use prefix_index::PrefixIndex;
+pub use twin::Twin;
+pub use work::WorkRates;
+
+use crate::engine::{EngineConfig, Job};
+use crate::error::{Error, Result};
+use crate::event::EngineReport;
+use crate::ids::{InstanceId, RequestKey};
+use crate::policy::Needs;
+use crate::request::Request;
+use crate::time::Picos;
+
+use instance::{MILLITOKENS, Sums};
+use ledger::{Entry, Lease, Ledger, Place, TwinLease};
+
+/// How state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateOptions {
+    /// What has to be kept up to date.
+    pub needs: Needs,
+    /// Time from a decision until the engine has the request, as the twin assumes it.
+    pub dispatch_delay: Picos,
+    /// Progress is known in multiples of this many tokens.
+    pub progress_tokens: u32,
+}
+
+/// Every instance and every request known to the router.
+#[derive(Clone, Debug)]
+pub struct State {
+    options: StateOptions,
+    instances: Vec<InstanceState>,
+    ledger: Ledger,
+}
+
+/// A request that is no longer known.
+#[derive(Clone, Debug)]
+pub struct Released {
+    /// The request.
+    pub request: Request,
+    /// The instance it was on; `None` when it waited at the router.
+    pub instance: Option<InstanceId>,
+    /// Tokens known to have been produced.
+    pub tokens: u32,
+}
+
+impl State {
+    /// A cluster without instances.
+    pub fn new(options: StateOptions) -> Self {
+        Self { options, instances: Vec::new(), ledger: Ledger::default() }
+    }
+
+    /// All instances ever known, by number.
+    pub fn instances(&self) -> &[InstanceState] {
+        &self.instances
+    }
+
+    /// One instance.
+    ///
+    /// # Errors
+    /// [`Error::UnknownInstance`].
+    pub fn instance(&self, id: InstanceId) -> Result<&InstanceState> {
+        self.instances.get(id.index()).ok_or(Error::UnknownInstance { instance: id })
+    }
+
+    /// Requests known: waiting and dispatched.
+    pub fn requests(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// A waiting request and its predicted work; `None` when it does not wait.
+    pub fn waiting(&self, key: RequestKey) -> Option<(&Request, f64)> {
+        match self.ledger.get(key) {
+            Ok(Entry { request, work_seconds, place: Place::Waiting }) => Some((request, *work_seconds)),
+            _ => None,
+        }
+    }
+
+    /// A request that is known.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRequest`].
+    pub fn request(&self, key: RequestKey) -> Result<&Request> {
+        self.ledger.get(key).map(|entry| &entry.request)
+    }
+
+    /// Whether any request is on an instance, so that an event is to come.
+    pub fn anything_in_flight(&self) -> bool {
+        self.instances.iter().any(|instance| !instance.slots.is_empty())
+    }
+
+    /// Notes a request that waits at the router.
+    pub(crate) fn submitted(&mut self, request: Request, work_seconds: f64) -> RequestKey {
+        self.ledger.insert(Entry { request, work_seconds, place: Place::Waiting })
+    }
+
+    /// Moves a waiting request to an instance. Returns the prompt tokens expected to be cached there.
+    pub(crate) fn dispatched(&mut self, key: RequestKey, id: InstanceId, now: Picos) -> Result<u32> {
+        let StateOptions { dispatch_delay, .. } = self.options;
+        let entry = self.ledger.get_mut(key)?;
+        if let Place::Dispatched(lease) = &entry.place {
+            let reason = format!("it is on {}", lease.instance);
+            return Err(Error::ImpossibleEvent { event: "dispatched", subject: key.to_string(), reason });
+        }
+        let request = &entry.request;
+        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        let cached = instance.cached_tokens(request.prompt_tokens, request.prompt_blocks.as_deref());
+        let uncached = request.prompt_tokens - cached;
+        let twin = match &mut instance.twin {
+            Some(twin) => {
+                let job = twin_job(key, request, &instance.config);
+                Some(TwinLease { slot: twin.dispatched(now + dispatch_delay, job)?, produced: 0 })
+            }
+            None => None,
+        };
+        if let (Some(index), Some(blocks)) = (&mut instance.prefix, &request.prompt_blocks) {
+            index.touch(blocks);
+        }
+        let predicted = millitokens(request, 0);
+        let lease = Lease {
+            instance: id,
+            position: instance.in_flight(),
+            uncached_tokens: uncached,
+            started: false,
+            produced: 0,
+            predicted_millitokens: predicted,
+            remaining_millitokens: predicted,
+            twin,
+        };
+        instance.slots.push(key.slot);
+        instance.sums.awaiting_first_token += 1;
+        instance.sums.queued_prefill_tokens += u64::from(uncached);
+        instance.sums.prompt_tokens += u64::from(request.prompt_tokens);
+        instance.sums.predicted_millitokens += predicted;
+        instance.sums.remaining_millitokens += predicted;
+        instance.since_report.requests += 1;
+        instance.since_report.prompt_tokens += u64::from(uncached);
+        entry.place = Place::Dispatched(lease);
+        Ok(cached)
+    }
+
+    /// A first token came.
+    pub(crate) fn first_token(&mut self, key: RequestKey, cached_tokens: Option<u32>) -> Result<()> {
+        self.ledger.get(key)?;
+        let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
+            return Err(not_dispatched("first token", key));
+        };
+        let instance = &mut self.instances[lease.instance.index()];
+        if let (Some(cached), Some(index), Some(blocks)) =
+            (cached_tokens, &mut instance.prefix, &request.prompt_blocks)
+        {
+            // What was expected to be there and was not is no longer expected; this request has brought it again.
+            if cached < request.prompt_tokens - lease.uncached_tokens {
+                let held = (cached / instance.config.kv.block_tokens) as usize;
+                index.disprove(&blocks[held.min(blocks.len())..]);
+                index.touch(blocks);
+            }
+        }
+        if lease.started {
+            return Ok(());
+        }
+        lease.started = true;
+        instance.sums.awaiting_first_token -= 1;
+        instance.sums.queued_prefill_tokens -= u64::from(lease.uncached_tokens);
+        set_produced(instance, request, lease, 1, self.options.progress_tokens)
+    }
+
+    /// A request has produced `tokens` so far. Fewer than known before change nothing: events may overtake each other.
+    pub(crate) fn progress(&mut self, key: RequestKey, tokens: u32) -> Result<()> {
+        self.ledger.get(key)?;
+        let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
+            return Err(not_dispatched("progress", key));
+        };
+        if tokens > request.max_tokens {
+            return Err(Error::ImpossibleEvent {
+                event: "progress",
+                subject: key.to_string(),
+                reason: format!("{tokens} tokens are more than its max_tokens = {}", request.max_tokens),
+            });
+        }
+        if !lease.started && tokens > 0 {
+            self.first_token(key, None)?;
+            return self.progress(key, tokens);
+        }
+        let instance = &mut self.instances[lease.instance.index()];
+        set_produced(instance, request, lease, tokens, self.options.progress_tokens)
+    }
+
+    /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
+    /// tokens of the request with the caller's number, of which whole multiples of the reporting cadence are known.
+    pub(crate) fn pull_progress(
+        &mut self,
+        id: InstanceId,
+        mut produced: impl FnMut(u64) -> u32,
+    ) -> Result<()> {
+        let cadence = self.options.progress_tokens;
+        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        for position in 0..instance.slots.len() {
+            let slot = instance.slots[position];
+            let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
+            let tokens = produced(request.id) / cadence * cadence;
+            if lease.started {
+                set_produced(instance, request, lease, tokens, cadence)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a request out, wherever it is.
+    pub(crate) fn released(&mut self, key: RequestKey) -> Result<Released> {
+        let Entry { request, place, .. } = self.ledger.remove(key)?;
+        let Place::Dispatched(lease) = place else {
+            return Ok(Released { request, instance: None, tokens: 0 });
+        };
+        let instance = &mut self.instances[lease.instance.index()];
+        let sums = &mut instance.sums;
+        if !lease.started {
+            sums.awaiting_first_token -= 1;
+            sums.queued_prefill_tokens -= u64::from(lease.uncached_tokens);
+        }
+        sums.prompt_tokens -= u64::from(request.prompt_tokens);
+        sums.produced_tokens -= u64::from(lease.produced);
+        sums.predicted_millitokens -= lease.predicted_millitokens;
+        sums.remaining_millitokens -= lease.remaining_millitokens;
+        instance.slots.swap_remove(lease.position as usize);
+        if let (Some(twin), Some(place)) = (&mut instance.twin, lease.twin) {
+            twin.remove(place.slot);
+        }
+        let moved = instance.slots.get(lease.position as usize).copied();
+        if let Some((_, moved)) = moved.and_then(|slot| self.ledger.lease_mut(slot)) {
+            moved.position = lease.position;
+        }
+        Ok(Released { request, instance: Some(lease.instance), tokens: lease.produced })
+    }
+
+    /// An instance takes requests from now on.
+    pub(crate) fn joined(&mut self, id: InstanceId, config: Arc<EngineConfig>) -> Result<()> {
+        let impossible =
+            |reason: String| Error::ImpossibleEvent { event: "joined", subject: id.to_string(), reason };
+        let generation = match self.instances.get(id.index()) {
+            None if id.index() == self.instances.len() => 0,
+            None => return Err(impossible(format!("the next free number is {}", self.instances.len()))),
+            Some(before) if before.status == Status::Left => before.generation + 1,
+            Some(before) => return Err(impossible(format!("it is {}", before.status.describe()))),
+        };
+        let Needs { twin, prefix, .. } = self.options.needs;
+        let fresh = InstanceState {
+            id,
+            status: Status::Ready,
+            generation,
+            rates: WorkRates::new(&config),
+            slots: Vec::new(),
+            sums: Sums::default(),
+            report: None,
+            since_report: SinceReport::default(),
+            twin: twin.then(|| Twin::new(Arc::clone(&config))),
+            prefix: (prefix && config.kv.prefix_cache).then(|| PrefixIndex::new(config.kv.blocks)),
+            config,
+        };
+        if generation == 0 {
+            self.instances.push(fresh);
+        } else {
+            self.instances[id.index()] = fresh;
+        }
+        Ok(())
+    }
+
+    /// An instance takes no more requests.
+    pub(crate) fn draining(&mut self, id: InstanceId) -> Result<()> {
+        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        if instance.status == Status::Left {
+            let reason = "it is gone".to_owned();
+            return Err(Error::ImpossibleEvent { event: "draining", subject: id.to_string(), reason });
+        }
+        instance.status = Status::Draining;
+        Ok(())
+    }
+
+    /// An instance is gone. Returns the keys of the requests it held, which are still to be released.
+    pub(crate) fn left(&mut self, id: InstanceId) -> Result<Vec<RequestKey>> {
+        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        instance.status = Status::Left;
+        instance.report = None;
+        Ok(instance.slots.iter().map(|&slot| self.ledger.key(slot)).collect())
+    }
+
+    /// An engine reported its metrics. A report older than the last one changes nothing.
+    pub(crate) fn reported(&mut self, id: InstanceId, report: EngineReport) -> Result<()> {
+        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        if !(0.0..=1.0).contains(&report.kv_usage) {
+            return Err(Error::field("engine report kv_usage", report.kv_usage, "a share from 0 to 1"));
+        }
+        if instance.report.is_none_or(|before| before.at <= report.at) {
+            instance.report = Some(report);
+            instance.since_report = SinceReport::default();
+        }
+        Ok(())
+    }
+
+    /// Runs every twin up to `now`.
+    pub(crate) fn advance_twins(&mut self, now: Picos) -> Result<()> {
+        self.instances
+            .iter_mut()
+            .filter_map(|instance| instance.twin.as_mut())
+            .try_for_each(|twin| twin.advance(now))
+    }
+}
+
+/// Sets what a started request is known to have produced, and brings the sums and the twin in line.
+fn set_produced(
+    instance: &mut InstanceState,
+    request: &Request,
+    lease: &mut Lease,
+    tokens: u32,
+    cadence: u32,
+) -> Result<()> {
+    if let (Some(twin), Some(place)) = (&mut instance.twin, &mut lease.twin) {
+        // At least what is known, and less than one more report's worth.
+        let known = tokens.max(lease.produced);
+        let modelled = twin.produced(place.slot);
+        if tokens > lease.produced && lease.produced > 1 {
+            twin.compare(modelled.saturating_sub(place.produced), tokens - lease.produced);
+        }
+        twin.bound(place.slot, known, known + cadence);
+        if tokens > lease.produced {
+            place.produced = twin.produced(place.slot);
+        }
+    }
+    if tokens <= lease.produced {
+        return Ok(());
+    }
+    let remaining = millitokens(request, tokens);
+    let sums = &mut instance.sums;
+    sums.produced_tokens += u64::from(tokens - lease.produced);
+    sums.remaining_millitokens = sums.remaining_millitokens - lease.remaining_millitokens + remaining;
+    lease.produced = tokens;
+    lease.remaining_millitokens = remaining;
+    Ok(())
+}
+
+/// Expected output still to come after `produced` tokens, in thousandths of a token.
+fn millitokens(request: &Request, produced: u32) -> u64 {
+    let tokens = request.predicted.expected_remaining(produced, request.max_tokens);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to max_tokens")]
+    {
+        libm::round(tokens * MILLITOKENS) as u64
+    }
+}
+
+/// The request as the twin gets it: of open length, cut to what can fit the KV cache at all.
+fn twin_job(key: RequestKey, request: &Request, config: &EngineConfig) -> Job {
+    let room = config.kv.blocks.saturating_mul(config.kv.block_tokens).saturating_sub(request.prompt_tokens);
+    Job {
+        tag: u64::from(key.slot),
+        prompt_tokens: request.prompt_tokens,
+        output_tokens: request.max_tokens.min(room).max(1),
+        prompt_blocks: request.prompt_blocks.clone(),
+    }
+}
+
+fn not_dispatched(event: &'static str, key: RequestKey) -> Error {
+    Error::ImpossibleEvent { event, subject: key.to_string(), reason: "it waits at the router".to_owned() }
+}
