@@ -1,0 +1,126 @@
+# Run `make help` for the list of targets. Override the interpreter with `make PYTHON=python3.12 demo`.
+PYTHON ?= python3
+VENV ?= .venv
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := $(abspath $(VENV))/bin
+REPORT := report
+TRACE := ../shared/data/traces/azure2023_conv.parquet
+
+# maturin and uv find the environment by this variable; pyo3 builds against one interpreter whoever calls cargo.
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PYO3_PYTHON := $(BIN)/python
+
+# uv where it is on the PATH and runs, else the one that the environment got from PyPI.
+UV = $(shell if uv --version >/dev/null 2>&1; then echo uv; else echo $(BIN)/uv; fi)
+NEXTEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+SOURCES := $(shell find rust -name '*.rs') $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# ---------------------------------------------------------------------------------------------------- environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "error: PYTHON=$(PYTHON) is missing or older than 3.11; try 'make PYTHON=python3.11 ...'" >&2; exit 2; }
+	@cargo --version >/dev/null 2>&1 || { echo "error: no Rust toolchain: cargo is not on the PATH" >&2; exit 2; }
+	if uv --version >/dev/null 2>&1; then uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	else $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; fi
+
+$(VENV)/.demo: $(BIN)/python requirements/demo.txt
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements/demo.txt
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements/dev.txt
+	@touch $@ $(VENV)/.demo
+
+.PHONY: venv
+venv: $(VENV)/.dev ## Create the virtual environment with everything that development needs
+
+.PHONY: requirements
+requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allows
+	export UV_CUSTOM_COMPILE_COMMAND="make requirements"; \
+	compile="$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+		--no-emit-package irouter-llm pyproject.toml"; \
+	$$compile --extra dev -o requirements/dev.txt; \
+	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt
+
+# ---------------------------------------------------------------------------------------------------------- build
+
+.PHONY: build
+build: $(VENV)/.dev ## Build the extension module for development (unoptimised, fast to compile)
+	@rm -f python/irouter/_core*.so $(VENV)/.release
+	$(BIN)/maturin develop --locked --uv
+
+$(VENV)/.release: $(VENV)/.demo $(SOURCES)
+	@rm -f python/irouter/_core*.so
+	$(BIN)/maturin develop --release --locked --uv
+	@touch $@
+
+.PHONY: build-release
+build-release: $(VENV)/.release ## Build the extension module with full optimisation
+
+.PHONY: demo
+demo: build-release ## Compare routing policies on a real trace (or a generated one) and write a report
+	@mkdir -p $(REPORT)
+	@if [ -f $(TRACE) ]; then scenario="azure-conv --trace $(TRACE)"; else scenario="conversation"; fi; \
+	set -x; $(BIN)/irouter compare $$scenario --json $(REPORT)/demo.json --html $(REPORT)/demo.html
+	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."
+
+# ---------------------------------------------------------------------------------------------------------- tests
+
+.PHONY: test
+test: $(VENV)/.dev build-release ## The gate: lint, Rust tests, then Python tests
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory test-rust
+	$(MAKE) --no-print-directory test-python
+
+.PHONY: lint
+lint: $(VENV)/.dev build-release ## Formats, clippy, ruff, mypy, and the stubs against the built module
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --quiet --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest irouter._core --allowlist .stubtest-allowlist
+
+.PHONY: test-rust
+test-rust: $(BIN)/python ## Rust tests, with nextest where it is installed
+	$(if $(NEXTEST),cargo nextest run --workspace --locked,cargo test --quiet --workspace --locked --all-targets)
+	cargo test --quiet --locked --doc -p irouter-core -p irouter-sim
+
+.PHONY: test-python
+test-python: $(VENV)/.dev build-release ## Python tests, against the release build
+	$(BIN)/pytest -q
+
+.PHONY: bench
+bench: $(VENV)/.dev build-release ## Benchmarks: criterion, then pytest-benchmark
+	cargo bench --locked -p irouter-bench
+	$(BIN)/pytest benches/python --benchmark-enable --benchmark-only
+
+.PHONY: soak
+soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
+	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -q -m "slow or not slow" --timeout 1800
+
+# -------------------------------------------------------------------------------------------------------- tidying
+
+.PHONY: fmt
+fmt: $(VENV)/.dev ## Format Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff check --quiet --fix-only
+	$(BIN)/ruff format --quiet
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	cargo clean --quiet
+	rm -rf $(VENV) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find python tests tools benches -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Latency-aware routing of LLM requests: a router to embed, its simulator, and comparisons of policies."""
