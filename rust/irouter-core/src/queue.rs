@@ -158,9 +158,9 @@ impl Queue {
         }
     }
 
-    /// Takes out a request; `None` when it does not wait.
-    pub(crate) fn cancelled(&mut self, key: RequestKey) -> bool {
-        self.remove(key).is_some()
+    /// Takes out a request, if it waits.
+    pub(crate) fn cancelled(&mut self, key: RequestKey) {
+        self.remove(key);
     }
 
     fn remove(&mut self, key: RequestKey) -> Option<(Seat, Entry)> {

@@ -199,11 +199,17 @@ impl Router {
             }
             Event::FirstToken { request, cached_tokens } => self.state.first_token(request, cached_tokens)?,
             Event::Progress { request, tokens } => self.state.progress(request, tokens)?,
-            Event::Finished { request, tokens } => drop(self.release(request, tokens)?),
-            Event::Failed { request } => drop(self.release(request, None)?),
-            Event::Cancelled { request } => {
-                self.queue.cancelled(request);
+            Event::Finished { request, tokens } => {
+                self.state.expect_dispatched("finished", request)?;
+                self.release(request, tokens)?;
+            }
+            Event::Failed { request } => {
+                self.state.expect_dispatched("failed", request)?;
                 self.release(request, None)?;
+            }
+            Event::Cancelled { request } => {
+                self.release(request, None)?;
+                self.queue.cancelled(request);
             }
             Event::EngineReport { instance, report } => self.state.reported(instance, report)?,
         }

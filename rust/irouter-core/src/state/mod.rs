@@ -220,6 +220,14 @@ impl State {
         Ok(())
     }
 
+    /// Refuses an event that only a dispatched request can have.
+    pub(crate) fn expect_dispatched(&self, event: &'static str, key: RequestKey) -> Result<()> {
+        match self.ledger.get(key)?.place {
+            Place::Dispatched(_) => Ok(()),
+            Place::Waiting => Err(not_dispatched(event, key)),
+        }
+    }
+
     /// Takes a request out, wherever it is.
     pub(crate) fn released(&mut self, key: RequestKey) -> Result<Released> {
         let Entry { request, place, .. } = self.ledger.remove(key)?;
