@@ -1,0 +1,1 @@
+"""Comparisons of policies: traces, experiments, statistics and reports."""

@@ -1,0 +1,195 @@
+"""Traces of requests, read from the formats that the field publishes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from irouter._core import IrouterError, Workload
+from irouter._extras import require
+from irouter.evaluation import trace_columns
+from irouter.evaluation.trace_formats import TraceFormat, detect
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+HASH_BLOCK_TOKENS: Final = 512
+"""Tokens of the prompt per entry of `hash_ids`, as Mooncake publishes them."""
+
+_READERS: Final = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in order of arrival; row `i` of each column is request `i`.
+
+    Attributes:
+        name: Name of the trace: the file without its suffix.
+        format: Format that it was read from.
+        arrival_s: Arrivals in seconds.
+        input_tokens: Tokens of each prompt.
+        output_tokens: Tokens that each request produced.
+        max_tokens: Most tokens that each request was allowed.
+        application: Number of each request's class among `application_names`.
+        application_names: Names of the classes.
+        tenant: Number of each request's tenant among `tenant_names`.
+        tenant_names: Names of the tenants.
+        session: Number of each request's session.
+        priority: Priority of each request; higher goes first.
+        block_offsets: Where the prefix hashes of each request start, and the end of the last.
+        block_hashes: Prefix hashes of all requests, each of `HASH_BLOCK_TOKENS` tokens.
+        dropped_empty: Rows without input or output that were left out.
+    """
+
+    name: str
+    format: str
+    arrival_s: NDArray[np.float64]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    max_tokens: NDArray[np.int64] | None = None
+    application: NDArray[np.int64] | None = None
+    application_names: tuple[str, ...] = ()
+    tenant: NDArray[np.int64] | None = None
+    tenant_names: tuple[str, ...] = ()
+    session: NDArray[np.int64] | None = None
+    priority: NDArray[np.int32] | None = None
+    block_offsets: NDArray[np.int64] | None = None
+    block_hashes: NDArray[np.int64] | None = None
+    dropped_empty: int = 0
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    def workload(self) -> Workload:
+        """The trace as the simulator takes it."""
+        return Workload(
+            self.arrival_s,
+            self.input_tokens,
+            self.output_tokens,
+            max_tokens=self.max_tokens,
+            application=self.application,
+            tenant=self.tenant,
+            session=self.session,
+            priority=self.priority,
+            block_offsets=self.block_offsets,
+            block_hashes=self.block_hashes,
+            hash_block_tokens=None if self.block_hashes is None else HASH_BLOCK_TOKENS,
+        )
+
+
+def read_trace(path: str | Path, *, drop_empty: bool = False) -> Trace:
+    """Reads a trace.
+
+    The format follows from the columns: `arrival_s, input_tokens, output_tokens` (Parquet, CSV, JSONL; optionally
+    `max_tokens, application, tenant, session, priority, hash_ids`), Azure (`TIMESTAMP, ContextTokens,
+    GeneratedTokens`), Mooncake (`timestamp` in ms, `input_length, output_length, hash_ids`), BurstGPT (`Timestamp,
+    Request tokens, Response tokens, Model`) or ServeGen (`client_id` beside the first three).
+
+    Args:
+        path: A `.parquet`, `.csv`, `.jsonl` or `.ndjson` file.
+        drop_empty: Leave out rows without input or output (failed requests of BurstGPT), and count them.
+
+    Raises:
+        IrouterError: Naming the file, the row (counted from 1 below the header) and the field.
+    """
+    path = Path(path)
+    frame = _read(path)
+    where = path.name
+    if frame.height == 0:
+        raise IrouterError(f"{where}: the trace has no requests")
+    form = detect(frame.columns, where)
+    arrival_s = trace_columns.arrivals(frame[form.arrival], where, form.clock)
+    least = 0 if drop_empty else 1
+    what = "a whole number of tokens"
+    input_tokens = trace_columns.whole_numbers(frame[form.input_tokens], where, least=least, what=what)
+    output_tokens = trace_columns.whole_numbers(frame[form.output_tokens], where, least=least, what=what)
+    keep = (input_tokens > 0) & (output_tokens > 0)
+    if not keep.any():
+        raise IrouterError(f"{where}: every request is without input or output")
+    # On all rows first, so that an error names the row of the file.
+    columns = _optional_columns(frame, form, where)
+    if not keep.all():
+        columns = _optional_columns(frame.filter(keep), form, where)
+    return Trace(
+        name=path.stem,
+        format=form.name,
+        arrival_s=arrival_s[keep],
+        input_tokens=input_tokens[keep],
+        output_tokens=output_tokens[keep],
+        dropped_empty=int((~keep).sum()),
+        **columns,
+    )
+
+
+def _optional_columns(frame: pl.DataFrame, form: TraceFormat, where: str) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for field, name in form.optional.items():
+        if name not in frame.columns:
+            continue
+        column = frame[name]
+        if field in {"application", "tenant"}:
+            columns[field], columns[f"{field}_names"] = trace_columns.codes(column, where)
+        elif field == "session":
+            columns[field], _ = trace_columns.codes(column, where)
+        elif field == "hash_ids":
+            columns["block_offsets"], columns["block_hashes"] = trace_columns.hashes(column, where)
+        elif field == "priority":
+            priority = trace_columns.whole_numbers(column, where, least=-(2**31))
+            columns[field] = priority.astype("int32")
+        else:
+            columns[field] = trace_columns.whole_numbers(column, where, least=1)
+    return columns
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """The file as it is, CSV as text."""
+    kind = _READERS.get(path.suffix.lower())
+    if kind is None:
+        raise IrouterError(f"{path.name}: expected a file that ends in {', '.join(_READERS)}")
+    if not path.is_file():
+        raise IrouterError(f"no trace file {path}")
+    if path.stat().st_size == 0:
+        raise IrouterError(f"{path.name}: the file is empty")
+    polars = require("polars", extra="cli", purpose="reading a trace")
+    try:
+        if kind == "Parquet":
+            return polars.read_parquet(path)
+        if kind == "CSV":
+            return polars.read_csv(path, infer_schema=False)
+        return polars.read_ndjson(path, infer_schema_length=None)
+    except polars.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise IrouterError(f"{path.name}: {_malformed_row(path, kind) or f'not {kind}: {reason}'}") from error
+
+
+def _malformed_row(path: Path, kind: str) -> str | None:
+    """What is wrong with the first row that no reader can read, if a row is to blame."""
+    if kind == "Parquet":
+        return None
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        if kind == "CSV":
+            fields = next(lines).count(",") + 1
+            for row, line in enumerate(lines, start=1):
+                if line.count(",") + 1 > fields and '"' not in line:
+                    return f"row {row}: {line.count(',') + 1} fields, expected {fields} as in the header"
+            return None
+        for row, line in enumerate(lines, start=1):
+            problem = _malformed_json(line)
+            if problem:
+                return f"row {row}: {problem}"
+    return None
+
+
+def _malformed_json(line: str) -> str | None:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        value = json.loads(line, parse_constant=refuse)
+    except ValueError as error:
+        return f"{error}: {line.strip()[:60]!r}"
+    return None if isinstance(value, dict) else f"expected a JSON object, found {line.strip()[:60]!r}"
