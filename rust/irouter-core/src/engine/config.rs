@@ -3,6 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::Job;
 use crate::error::{Error, Result};
 use crate::profile::{KvCache, Profile, Scale, Scheduler, StepModel};
 use crate::time::Picos;
@@ -30,6 +31,9 @@ impl EngineConfig {
     /// [`Error::Field`] naming the bad field.
     pub fn new(profile: &Profile) -> Result<Self> {
         profile.validate()?;
+        if profile.kv.block_tokens > 1 << 16 {
+            return Err(Error::field("kv.block_tokens", profile.kv.block_tokens, "at most 65536"));
+        }
         Ok(Self {
             scheduler: profile.scheduler.clone(),
             kv: profile.kv.clone(),
@@ -38,9 +42,45 @@ impl EngineConfig {
         })
     }
 
+    /// Blocks that an admission must leave free.
+    pub fn watermark_blocks(&self) -> u32 {
+        let blocks = libm::ceil(self.scheduler.watermark * f64::from(self.kv.blocks));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below `kv.blocks`")]
+        {
+            blocks as u32
+        }
+    }
+
+    /// Checks that `job` can run at all.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] when prompt and output exceed the KV cache or `max_model_len`, [`Error::Field`] when one is 0.
+    pub(super) fn check(&self, job: &Job) -> Result<()> {
+        for (field, tokens) in [("prompt_tokens", job.prompt_tokens), ("output_tokens", job.output_tokens)] {
+            if tokens == 0 {
+                return Err(Error::field(field, tokens, "at least 1"));
+            }
+        }
+        let total = u64::from(job.prompt_tokens) + u64::from(job.output_tokens);
+        let kv_tokens = u64::from(self.kv.blocks) * u64::from(self.kv.block_tokens);
+        for (limit, tokens) in [("max_model_len", self.max_model_len.into()), ("kv.blocks", kv_tokens)] {
+            if total > tokens {
+                return Err(Error::TooLong {
+                    id: job.tag,
+                    prompt_tokens: job.prompt_tokens,
+                    output_tokens: job.output_tokens,
+                    limit,
+                    tokens,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Blocks that `tokens` take.
-    pub fn blocks_for(&self, tokens: u64) -> u64 {
-        tokens.div_ceil(u64::from(self.kv.block_tokens))
+    #[inline]
+    pub fn blocks_for(&self, tokens: u32) -> u32 {
+        tokens.div_ceil(self.kv.block_tokens)
     }
 }
 

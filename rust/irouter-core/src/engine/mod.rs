@@ -3,11 +3,13 @@
 //! Two executors behind one trait: [`Stepwise`] runs every iteration with a loop over its requests and is written to be
 //! read; [`FastForward`] keeps sums over the residents and jumps over runs of decode-only steps. They agree bit for bit.
 
+mod blocks;
 mod config;
 mod fast_forward;
 mod observer;
+mod pace;
+mod prefix_cache;
 mod stepwise;
-mod twin_signatures;
 
 pub use config::{EngineConfig, Noise};
 pub use fast_forward::FastForward;

@@ -31,10 +31,19 @@ impl Scale {
     /// The nearest factor; `None` unless `factor` is within 2^-10 to 2^10.
     pub fn new(factor: f64) -> Option<Self> {
         let fixed = libm::round(factor * f64::from(1 << 20));
-        (f64::from(1 << 10)..=f64::from(1 << 30)).contains(&fixed).then(|| {
-            #[expect(clippy::cast_possible_truncation, reason = "checked to lie within the range")]
+        (f64::from(1 << 10)..=f64::from(1 << 30)).contains(&fixed).then_some({
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a float cast saturates, and the range is checked"
+            )]
             Self(fixed as i64)
         })
+    }
+
+    /// Both factors together, held within the range.
+    #[must_use]
+    pub fn times(self, other: Self) -> Self {
+        Self(((self.0 * other.0) >> 20).clamp(1 << 10, 1 << 30))
     }
 
     /// The factor as a number.
@@ -54,7 +63,8 @@ impl Scale {
     }
 }
 
-/// Durations of consecutive steps that only decode: step `j` takes `max(first + j x slope, floor) + overhead`.
+/// Durations of consecutive steps that only decode: step `j` takes `max(first + j x slope, floor) + overhead`, at least
+/// one picosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeRun {
     first: i64,
@@ -69,34 +79,52 @@ impl DecodeRun {
         Picos((self.first + self.slope * index.cast_signed()).max(self.floor) + self.overhead)
     }
 
-    /// Duration of the first `steps` steps together.
+    /// Duration of the first `steps` steps together, at most 2^32 of them; held at [`Picos::MAX`].
     pub fn total(&self, steps: u64) -> Picos {
+        debug_assert!(steps <= 1 << 32, "the square of the steps times a slope must fit 128 bits");
         let floored = self.floored_steps().min(steps).cast_signed();
         let steps = steps.cast_signed();
         let rising = steps - floored;
         let start = self.first + self.slope * floored;
-        let rise = rising * start + self.slope * (rising * (rising - 1) / 2);
-        Picos(floored * self.floor + rise + steps * self.overhead)
+        // 128 bits: the caller asks for more steps than fit any clock and expects to be told so.
+        let rising = i128::from(rising);
+        let time = i128::from(floored) * i128::from(self.floor)
+            + rising * i128::from(start)
+            + i128::from(self.slope) * (rising * (rising - 1) / 2)
+            + i128::from(steps) * i128::from(self.overhead);
+        Picos(i64::try_from(time).unwrap_or(i64::MAX))
     }
 
-    /// The most steps whose total stays at or below `span`, at most `limit`.
+    /// The most steps whose total stays at or below `span`, at most `limit` (which is at most 2^32).
     pub fn steps_within(&self, span: Picos, limit: u64) -> u64 {
         if span.0 < 0 {
             return 0;
         }
-        // Newton from an f64 estimate would do; bisection is exact and needs 8 rounds for the usual limits.
-        let (mut low, mut high) = (0, limit);
-        let shortest = self.step(0).0.max(1);
-        high = high.min((span.0 / shortest).cast_unsigned());
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            if self.total(middle) <= span {
-                low = middle;
-            } else {
-                high = middle - 1;
-            }
+        let floored = self.floored_steps().min(limit);
+        let flat = self.floor + self.overhead;
+        let within_floor = (span.0 / flat).cast_unsigned();
+        if within_floor < floored {
+            return within_floor;
         }
-        low
+        let rest = span.0 - flat * floored.cast_signed();
+        let start = self.first + self.slope * floored.cast_signed() + self.overhead;
+        // Steps k with k start + slope k (k - 1) / 2 <= rest, in the form of the root that stays exact for slope 0.
+        let (slope, rest) = (self.slope as f64, rest as f64);
+        let linear = start as f64 - 0.5 * slope;
+        let root = 2.0 * rest / (linear + (linear * linear + 2.0 * slope * rest).sqrt());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float cast saturates, and the loops below correct the estimate"
+        )]
+        let mut steps = (floored + (root as u64).min(limit)).min(limit);
+        while steps > 0 && self.total(steps) > span {
+            steps -= 1;
+        }
+        while steps < limit && self.total(steps + 1) <= span {
+            steps += 1;
+        }
+        steps
     }
 
     /// How many steps from the start take no longer than the launch floor.
@@ -149,7 +177,7 @@ impl StepModel {
                 picos(*decode_ms)?,
             ),
         };
-        Ok(Self {
+        let model = Self {
             dense,
             per_sequence,
             prefill_sequence,
@@ -161,8 +189,39 @@ impl StepModel {
             mixed_decode_sequence: picos(time.decode_sequence_ms * time.mixed_decode_sequence)?,
             mixed_decode_context: picos(time.decode_context_token_ms * time.mixed_decode_context)?,
             overhead: picos(time.overhead_ms)?,
-            floor: picos(time.launch_floor_ms)?,
-        })
+            // A step takes time, so that what starts at its end comes after what started with it.
+            floor: picos(time.launch_floor_ms)?.max(1),
+        };
+        model.check_range(profile)?;
+        Ok(model)
+    }
+
+    /// Checks that the longest step that the profile allows fits 64 bits under the largest [`Scale`].
+    fn check_range(&self, profile: &Profile) -> Result<()> {
+        let sequences = profile.scheduler.max_num_seqs;
+        let length = profile.max_model_len;
+        let tokens = profile.scheduler.max_num_batched_tokens.max(length);
+        let wide = |coefficient: i64, count: u64| i128::from(coefficient) * i128::from(count);
+        let context = u64::from(sequences) * u64::from(length);
+        let pairs = wide(self.prefill_pair, u64::from(tokens) * u64::from(length) * 2);
+        let longest = i128::from(at(&self.dense, tokens.saturating_add(sequences)))
+            + i128::from(at(&self.per_sequence, sequences))
+            + wide(self.prefill_sequence, sequences.into())
+            + wide(self.prefill_token, tokens.into())
+            + (pairs >> 10)
+            + i128::from(self.decode)
+            + wide(self.decode_sequence.max(self.mixed_decode_sequence), sequences.into())
+            + wide(self.decode_context.max(self.mixed_decode_context), context);
+        let limit = i128::from(i64::MAX >> 11);
+        let longest = longest + i128::from(self.floor) + i128::from(self.overhead);
+        if longest > limit || pairs > i128::from(i64::MAX) {
+            return Err(Error::field(
+                "step_time",
+                format!("up to {:.1e} s for a step", longest as f64 * 1e-12),
+                format!("at most {:.0} s at max_num_seqs x max_model_len", limit as f64 * 1e-12),
+            ));
+        }
+        Ok(())
     }
 
     /// Duration of one step.
@@ -203,7 +262,7 @@ impl StepModel {
     }
 
     fn pairs(&self, pairs: u64) -> i64 {
-        // 2^34 pairs (a prompt of 131,072 tokens) times 2^20 units fit 64 bits.
+        // `check_range` made sure that the product fits.
         (self.prefill_pair * pairs.cast_signed()) >> 10
     }
 }
@@ -240,4 +299,58 @@ fn picos(millis: f64) -> Result<i64> {
     Picos::from_millis(millis)
         .map(|time| time.0)
         .ok_or_else(|| Error::field("step_time", millis, "milliseconds that fit 64 bits of picoseconds"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn runs() -> impl Strategy<Value = DecodeRun> {
+        let slope = prop_oneof![Just(0), 1_i64..1_000_000_000];
+        (0_i64..1_000_000_000_000, slope, 1_i64..2_000_000_000_000, 0_i64..1_000_000_000)
+            .prop_map(|(first, slope, floor, overhead)| DecodeRun { first, slope, floor, overhead })
+    }
+
+    proptest! {
+        #[test]
+        fn the_closed_form_is_the_sum_of_the_steps(run in runs(), steps in 0_u64..3_000) {
+            let sum: i64 = (0..steps).map(|step| run.step(step).0).sum();
+            prop_assert_eq!(run.total(steps), Picos(sum));
+        }
+
+        #[test]
+        fn steps_within_is_the_last_step_that_fits(run in runs(), steps in 0_u64..3_000, off in -1_i64..=1) {
+            let span = run.total(steps) + Picos(off);
+            let within = run.steps_within(span, 1 << 32);
+            prop_assert_eq!(within, if off < 0 { steps.saturating_sub(1) } else { steps });
+            prop_assert_eq!(run.steps_within(span, steps / 2), within.min(steps / 2));
+        }
+    }
+
+    #[test]
+    fn the_launch_floor_binds_until_the_contexts_have_grown() {
+        let run = DecodeRun { first: 70, slope: 10, floor: 100, overhead: 5 };
+        let durations: Vec<i64> = (0..6).map(|step| run.step(step).0).collect();
+        assert_eq!(durations, [105, 105, 105, 105, 115, 125]);
+        assert_eq!(run.floored_steps(), 4);
+        assert_eq!(run.total(6), Picos(660));
+    }
+
+    #[test]
+    fn a_run_beyond_any_clock_is_held_at_its_end() {
+        let run = DecodeRun { first: 1 << 50, slope: 1 << 40, floor: 1, overhead: 0 };
+        assert_eq!(run.total(1 << 32), Picos::MAX);
+        let within = run.steps_within(Picos(i64::MAX - 1), 1 << 32);
+        assert!(run.total(within) < Picos::MAX && run.total(within + 1) == Picos::MAX, "{within}");
+        assert_eq!(run.steps_within(Picos(-1), 10), 0);
+    }
+
+    #[test]
+    fn scales_multiply_within_their_range() {
+        let scale = |factor| Scale::new(factor).unwrap();
+        assert_eq!(scale(1.5).times(scale(0.5)), scale(0.75));
+        assert_eq!(scale(1000.0).times(scale(1000.0)), scale(1024.0));
+    }
 }
