@@ -1,5 +1,6 @@
 //! Workloads, discrete-event simulator and reports on top of `irouter-core`.
 
+pub mod calibrate;
 pub mod error;
 pub mod metrics;
 pub mod workload;
