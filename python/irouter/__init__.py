@@ -1,1 +1,24 @@
-"""Latency-aware routing of LLM requests: a router to embed, its simulator, and comparisons of policies."""
+"""Latency-aware routing of LLM requests: a router to embed, its simulator, and comparisons of policies.
+
+Importing this package imports NumPy and the compiled core, nothing heavier.
+"""
+
+from irouter import _core
+from irouter._core import IrouterError, Profile, Workload
+from irouter.evaluation import Comparison, Settings, Simulation, Trace, compare, read_trace, simulate
+
+__version__ = _core.VERSION
+
+__all__ = [
+    "Comparison",
+    "IrouterError",
+    "Profile",
+    "Settings",
+    "Simulation",
+    "Trace",
+    "Workload",
+    "__version__",
+    "compare",
+    "read_trace",
+    "simulate",
+]

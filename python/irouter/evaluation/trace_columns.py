@@ -98,7 +98,8 @@ def _dates(column: pl.Series, where: str) -> NDArray[np.float64]:
         times = pl.Series([None] * len(column), dtype=pl.Datetime("ns"))
     _fail(where, column, times.is_null().to_numpy(), "a date and time such as 2023-11-16 18:15:46.68")
     nanoseconds: NDArray[np.int64] = times.cast(pl.Int64).to_numpy()
-    return (nanoseconds - nanoseconds[0]) / 1e9
+    seconds: NDArray[np.float64] = (nanoseconds - nanoseconds[0]) / 1e9
+    return seconds
 
 
 def codes(column: pl.Series, where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -156,14 +156,17 @@ def _read(path: Path) -> pl.DataFrame:
         raise IrouterError(f"{path.name}: the file is empty")
     polars = require("polars", extra="cli", purpose="reading a trace")
     try:
+        frame: pl.DataFrame
         if kind == "Parquet":
-            return polars.read_parquet(path)
-        if kind == "CSV":
-            return polars.read_csv(path, infer_schema=False)
-        return polars.read_ndjson(path, infer_schema_length=None)
+            frame = polars.read_parquet(path)
+        elif kind == "CSV":
+            frame = polars.read_csv(path, infer_schema=False)
+        else:
+            frame = polars.read_ndjson(path, infer_schema_length=None)
     except polars.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise IrouterError(f"{path.name}: {_malformed_row(path, kind) or f'not {kind}: {reason}'}") from error
+    return frame
 
 
 def _malformed_row(path: Path, kind: str) -> str | None:

@@ -1,0 +1,37 @@
+"""The commands, put together."""
+
+import typer
+
+from irouter import __version__
+from irouter.cli import compare, listing, simulate
+from irouter.cli.console import out
+
+app = typer.Typer(
+    name="irouter",
+    help="Compare policies that route LLM requests, on real traces and generated workloads.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
+app.command()(listing.scenarios)
+app.command()(listing.policies)
+app.add_typer(listing.profiles, name="profiles")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"irouter {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """Compare policies that route LLM requests, on real traces and generated workloads."""

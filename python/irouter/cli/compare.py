@@ -1,0 +1,119 @@
+"""`irouter compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from irouter import evaluation
+from irouter._core import IrouterError
+from irouter.cli import options, tables
+from irouter.cli.console import err, out, progress
+
+EXAMPLES = """[bold]Examples[/bold]
+
+irouter compare conversation
+
+irouter compare --trace AzureLLMInferenceTrace_conv.csv --instances 4 --load 0.9 --seeds 20
+
+irouter compare paper-main --policies round_robin,min_min,central_shortest --html report.html
+
+irouter compare azure-conv --trace conv.parquet --sweep 0.3:1.2:0.1 --json figures.json --html report.html
+"""
+
+
+def compare(
+    scenario: options.Scenario = None,
+    trace: options.TraceFile = None,
+    rate: options.Rate = None,
+    load: options.Load = None,
+    requests: options.Requests = None,
+    seeds: options.Seeds = None,
+    drop_too_long: options.DropTooLong = False,
+    drop_empty: options.DropEmpty = False,
+    assignments: options.Set = None,
+    profile: options.ProfileName = None,
+    instances: options.Instances = None,
+    conditions: options.Conditions = None,
+    step_noise: options.StepNoise = None,
+    policies: Annotated[
+        str | None,
+        typer.Option(
+            help="Policies, with commas; all without it.", rich_help_panel="Routing", show_default=False
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The policy that ratios are against.", rich_help_panel="Routing", show_default=False
+        ),
+    ] = None,
+    predictor: options.Predictor = None,
+    router_profile: options.RouterProfile = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare at these loads as well: FROM:TO:STEP.",
+            rich_help_panel="Output",
+            metavar="LOADS",
+            show_default=False,
+        ),
+    ] = None,
+    slo_ttft: options.SloTtft = None,
+    slo_tpot: options.SloTpot = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Write every figure here; - for standard output.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", help="Write a page with plots here.", rich_help_panel="Output", show_default=False
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel="Output")
+    ] = 0,
+) -> None:
+    """Compare policies on the same arrivals."""
+    settings = options.settings(
+        assignments=assignments,
+        slo_ttft=slo_ttft,
+        slo_tpot=slo_tpot,
+        drop_too_long=drop_too_long,
+        rate=rate,
+        load=load,
+        requests=requests,
+        seeds=seeds,
+        profile=profile,
+        instances=instances,
+        conditions=conditions,
+        step_noise=step_noise,
+        policies=options.names(policies),
+        reference=reference,
+        predictor=predictor,
+        router_profile=router_profile,
+    )
+    for file in (json_file, html_file):
+        if file is not None and not file.parent.is_dir():
+            raise IrouterError(f"no folder {file.parent} for {file.name}")
+    read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
+    with progress("simulating") as report:
+        comparison = evaluation.compare(
+            scenario, trace=read, sweep=options.loads(sweep), threads=threads, progress=report, **settings
+        )
+    if json_file == Path("-"):
+        out.file.write(comparison.to_json())
+    else:
+        tables.print_comparison(comparison)
+        if json_file is not None:
+            comparison.write_json(json_file)
+            err.print(f"figures: {json_file}", highlight=False)
+    if html_file is not None:
+        comparison.write_html(html_file)
+        err.print(f"report:  {html_file}", highlight=False)

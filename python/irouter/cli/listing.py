@@ -1,0 +1,84 @@
+"""`irouter scenarios`, `irouter policies` and `irouter profiles`."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from irouter import _core
+from irouter import profiles as shipped_profiles
+from irouter import scenarios as shipped_scenarios
+from irouter.cli.console import out
+
+profiles = typer.Typer(help="Latency profiles.", no_args_is_help=True)
+
+
+def scenarios(
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one with its notes.", show_default=False)
+    ] = None,
+) -> None:
+    """List the scenarios, or show one with what is unknown or was chosen."""
+    if name is None:
+        table = _table("scenario", "what it is")
+        for each in shipped_scenarios.names():
+            table.add_row(each, escape(shipped_scenarios.load(each).description))
+        out.print(table)
+        return
+    scenario = shipped_scenarios.load(name)
+    out.print(f"[bold]{scenario.name}[/bold]: {escape(scenario.description)}")
+    if scenario.trace_source:
+        out.print(f"trace: {escape(scenario.trace_source)}")
+    out.print_json(json.dumps(scenario.settings), indent=2)
+    for note in scenario.notes:
+        out.print(f"  - {escape(note)}", highlight=False)
+
+
+def policies() -> None:
+    """List the policies."""
+    table = _table("policy", "rule")
+    for name, description in _core.policies():
+        table.add_row(name, escape(description))
+    out.print(table)
+
+
+@profiles.command("list")
+def list_profiles() -> None:
+    """List the shipped profiles."""
+    table = _table("profile", "instance", "scheduler", "context", "KV cache", "fitted range", "source")
+    for name in shipped_profiles.names():
+        profile = shipped_profiles.load(name)
+        table.add_row(name, *(escape(cell) for cell in _cells(profile)))
+    out.print(table)
+
+
+@profiles.command("show")
+def show_profile(
+    name: Annotated[str, typer.Argument(help="A shipped profile or a .json file.", show_default=False)],
+) -> None:
+    """Print a profile as JSON."""
+    out.print_json(json.dumps(shipped_profiles.load(name)), indent=2)
+
+
+def _cells(profile: dict[str, Any]) -> tuple[str, ...]:
+    kv, scheduler, source = profile["kv"], profile["scheduler"], profile["source"]
+    error = source["held_out_error_percent"]
+    fitted = f"{source['fitted_tokens']:,} tokens, {source['fitted_sequences']} seqs"
+    fitted += f", {source['fitted_context_tokens']:,} context"
+    return (
+        f"{profile['tensor_parallel']} x {profile['accelerator']}",
+        f"{scheduler['mode']}, {scheduler['max_num_seqs']} seqs, {scheduler['max_num_batched_tokens']} tokens",
+        f"{profile['max_model_len']:,}",
+        f"{kv['blocks'] * kv['block_tokens']:,} tokens",
+        fitted,
+        source["data"] + ("" if error is None else f"; held-out error {error} %"),
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, style="cyan" if index == 0 else "", overflow="fold")
+    return table

@@ -1,0 +1,172 @@
+"""What a comparison may be told: the same names in scenario files, in Python and, with dashes, on the command line."""
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypedDict
+
+from irouter._core import IrouterError
+from irouter._names import unknown
+
+Conditions = Literal["exact", "headline"]
+
+
+class Settings(TypedDict, total=False):
+    """Settings of a comparison; what is left out keeps the value of the scenario.
+
+    Attributes:
+        profile: Latency profile of the instances: a shipped name or a `.json` file.
+        instances: Instances of the cluster, all alike.
+        kv_blocks: KV blocks per instance, in place of the profile's.
+        prefix_cache: Whether engines keep prefix blocks, in place of the profile's setting.
+        router_profile: What the router believes the instances to be: `exact`, `fitted` (calibrated on a separate noisy
+            log), a shipped name or a `.json` file.
+        workload: What arrives: `{"kind": "trace"}` or `{"kind": "generated", ...}`.
+        rate: Arrivals per second.
+        load: Arrivals as a share of the cluster's saturation, in place of a rate.
+        requests: Measured arrivals per run.
+        drop_too_long: Leave out requests that cannot fit the profile's context, and count them.
+        policies: The policies to compare; all of them when left out.
+        reference: The policy that ratios are against.
+        seeds: How many seeds: windows of a trace, draws of a generator.
+        first_seed: The first seed.
+        predictor: Where predicted output lengths come from, such as `noisy:0.45`, `none` or `oracle`.
+        conditions: `exact`: no noise, and the router knows the engines' profile. `headline`: step times with 8 % noise
+            per 250 ms and 5 % per instance, and a fitted router profile.
+        step_noise: Noise of step times per 250 ms, as a standard deviation of the logarithm.
+        instance_noise: The same per instance.
+        dispatch_delay_s: Seconds from a decision until the engine has the request.
+        event_delay_s: Seconds from something happening in an engine until the router knows.
+        staleness_s: Seconds between engine reports, in place of what each policy asks for.
+        slo: What goodput counts: `{"ttft_s": ..., "tpot_s": ...}`.
+        aborts: Clients that go away: `{"share": ...}`.
+        leaks: Requests whose end the router is never told: `{"share": ...}`.
+        crashes: Instances that break: `[{"instance": ..., "at_s": ..., "down_s": ...}]`.
+        max_hold_s: The longest that a request may be held while an engine has room.
+        overtaking_s: The most predicted work, in seconds, that may overtake a request.
+        tenant_weights: Shares of tenants, by number.
+    """
+
+    profile: str
+    instances: int
+    kv_blocks: int | None
+    prefix_cache: bool | None
+    router_profile: str
+    workload: Mapping[str, Any]
+    rate: float | None
+    load: float | None
+    requests: int | None
+    drop_too_long: bool
+    policies: Sequence[str]
+    reference: str
+    seeds: int
+    first_seed: int
+    predictor: str
+    conditions: Conditions
+    step_noise: float
+    instance_noise: float
+    dispatch_delay_s: float
+    event_delay_s: float
+    staleness_s: float | None
+    slo: Mapping[str, Any]
+    aborts: Mapping[str, Any] | None
+    leaks: Mapping[str, Any] | None
+    crashes: Sequence[Mapping[str, Any]]
+    max_hold_s: float | None
+    overtaking_s: float
+    tenant_weights: Mapping[str, Any]
+
+
+CONDITIONS: Final[Mapping[str, Mapping[str, float | str]]] = {
+    "exact": {"step_noise": 0.0, "instance_noise": 0.0, "router_profile": "exact"},
+    "headline": {"step_noise": 0.08, "instance_noise": 0.05, "router_profile": "fitted"},
+}
+"""What each name of conditions stands for."""
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "instances": 4,
+    "profile": "llama-3.1-8b@a100",
+    "predictor": "noisy:0.45",
+    "reference": "round_robin",
+    "seeds": 1,
+    **CONDITIONS["exact"],
+}
+"""What a scenario that says nothing else runs with."""
+
+_HINTS: Final = typing.get_type_hints(Settings)
+_WORDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Mapping: "a table",
+}
+
+
+def checked(settings: Mapping[str, Any], where: str) -> Settings:
+    """`settings`, with every name known and every value of its type.
+
+    Args:
+        settings: Settings from a scenario file or a caller.
+        where: Where they come from, for errors.
+
+    Raises:
+        IrouterError: Naming the first bad setting.
+    """
+    for name, value in settings.items():
+        if name not in _HINTS:
+            error = unknown("setting", name, _HINTS, f"known are {', '.join(_HINTS)}")
+            raise IrouterError(f"{where}: {error}")
+        if not _matches(value, _HINTS[name]):
+            raise IrouterError(f"{where}: `{name}` is {value!r}, expected {_expected(_HINTS[name])}")
+    return typing.cast("Settings", dict(settings))
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One set of settings from several, later ones first in force.
+
+    Conditions stand for several settings, and a rate and a load displace each other.
+    """
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for one, other in (("rate", "load"), ("load", "rate")):
+            if layer.get(one) is not None and layer.get(other) is None:
+                result.pop(other, None)
+        result |= CONDITIONS.get(layer.get("conditions", ""), {})
+        result |= {name: value for name, value in layer.items() if name != "conditions"}
+    return result
+
+
+def conditions_of(settings: Mapping[str, Any]) -> str:
+    """Name of the conditions that `settings` amount to, `custom` where they have none."""
+    for name, parts in CONDITIONS.items():
+        if all(settings.get(key) == value for key, value in parts.items()):
+            return name
+    return "custom"
+
+
+def _matches(value: object, hint: Any) -> bool:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_matches(value, option) for option in options)
+    if origin is Literal:
+        return value in options
+    if origin is Sequence:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        return all(_matches(each, *options) for each in value)
+    if isinstance(value, bool):
+        return hint is bool
+    # A whole number is a number; what is in a table is checked by what reads it.
+    return isinstance(value, int | float if hint is float else origin or hint)
+
+
+def _expected(hint: Any) -> str:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return " or ".join(_expected(option) for option in options if option is not types.NoneType)
+    if origin is Literal:
+        return " or ".join(f"`{option}`" for option in options)
+    if origin is Sequence:
+        return f"a list, each {_expected(options[0])}"
+    return _WORDS[origin or hint]
