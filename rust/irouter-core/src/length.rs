@@ -39,12 +39,25 @@ impl LengthDistribution {
         Ok(Self::build(quantiles))
     }
 
+    /// The distribution of a sample of lengths in ascending order, by quantiles interpolated linearly between its
+    /// members.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for an empty sample, [`Error::Quantile`] for one out of order.
+    pub fn from_sorted_sample(lengths: &[u32]) -> Result<Self> {
+        if lengths.is_empty() {
+            return Err(Error::field("lengths", "empty", "at least one length"));
+        }
+        Self::from_quantiles(&LEVELS.map(|level| sorted_quantile(lengths, level)))
+    }
+
     /// A length known exactly.
     pub fn exact(tokens: u32) -> Self {
         Self::build(&[f64::from(tokens); LEVELS.len()])
     }
 
-    fn build(quantiles: &[f64; LEVELS.len()]) -> Self {
+    /// As [`Self::from_quantiles`], of quantiles known to be finite and ascending.
+    pub(crate) fn build(quantiles: &[f64; LEVELS.len()]) -> Self {
         const STEP: f64 = 1e-4;
         let first_slope = (quantiles[1] - quantiles[0]) / (LEVELS[1] - LEVELS[0]);
         let shortest = (quantiles[0] - LEVELS[0] * first_slope).min(quantiles[0] - STEP).max(0.0);
@@ -135,6 +148,16 @@ impl LengthDistribution {
     }
 }
 
+/// Quantile at `level` (0 to 1) of `lengths`, ascending and not empty, interpolated linearly between its members.
+pub fn sorted_quantile(lengths: &[u32], level: f64) -> f64 {
+    let last = lengths.len() - 1;
+    let position = level * last as f64;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the sample")]
+    let below = (position as usize).min(last);
+    let (low, high) = (f64::from(lengths[below]), f64::from(lengths[(below + 1).min(last)]));
+    (position - below as f64).mul_add(high - low, low)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +194,15 @@ mod tests {
         let mut quantiles = LEVELS.map(|level| 100.0 * level);
         quantiles[3] = 1.0;
         assert!(LengthDistribution::from_quantiles(&quantiles).is_err());
+    }
+    #[test]
+    fn a_sample_gives_its_own_quantiles() {
+        let lengths: Vec<u32> = (0..=100).collect();
+        let length = LengthDistribution::from_sorted_sample(&lengths).unwrap();
+        for level in LEVELS {
+            assert!((length.quantile(level) - 100.0 * level).abs() < 1e-9, "{level}");
+        }
+        assert!(LengthDistribution::from_sorted_sample(&[]).is_err());
+        assert!(LengthDistribution::from_sorted_sample(&[9, 1]).is_err());
     }
 }

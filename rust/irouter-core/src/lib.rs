@@ -6,13 +6,14 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`request`], [`profile`], [`engine`],
+//! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`history`], [`request`], [`profile`], [`engine`],
 //! [`state`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod history;
 pub mod ids;
 pub mod length;
 pub mod policy;
@@ -26,6 +27,7 @@ pub mod time;
 pub use decision::{Decision, Outcome};
 pub use error::{Error, Result};
 pub use event::{EngineReport, Event};
+pub use history::HistoryModel;
 pub use ids::{InstanceId, RequestKey};
 pub use length::LengthDistribution;
 pub use profile::Profile;

@@ -3,6 +3,8 @@
 pub mod calibrate;
 pub mod error;
 pub mod metrics;
+pub mod prediction;
+mod random;
 pub mod workload;
 
 pub use error::{Result, SimError};

@@ -1,0 +1,259 @@
+//! What the router is told of output lengths, for each request of a workload.
+//!
+//! A predictor is fitted once on a source's whole population; the predictions for a workload depend on it, the workload and
+//! a seed, never on the policy.
+
+mod bucketed;
+mod kendall;
+mod noisy;
+mod population;
+mod predictions;
+mod spec;
+
+pub use kendall::kendall_tau_b;
+pub use population::Population;
+pub use predictions::{Predictions, Quality};
+pub use spec::PredictorSpec;
+
+use std::sync::Arc;
+
+use irouter_core::length::LEVELS;
+use irouter_core::{HistoryModel, LengthDistribution};
+
+use crate::error::Result;
+use crate::random::{Purpose, generator, normal_quantile, standard_normal, uniform};
+use crate::workload::Workload;
+use bucketed::Buckets;
+use noisy::NoisyView;
+
+/// A predictor fitted on a population.
+#[derive(Clone, Debug)]
+pub struct Predictor {
+    spec: PredictorSpec,
+    population: Population,
+    fitted: Fitted,
+}
+
+#[derive(Clone, Debug)]
+enum Fitted {
+    None(Arc<LengthDistribution>),
+    Noisy(NoisyView),
+    LogNormal { sigma: f64 },
+    Buckets(Buckets),
+    Oracle,
+    History,
+}
+
+/// Where a run gets its predictions from.
+#[derive(Clone, Debug)]
+pub enum PredictionSource {
+    /// Known before the run.
+    Table(Predictions),
+    /// Learned while it goes on: the simulator tells it of every finish and asks it at every arrival.
+    History(HistoryModel),
+}
+
+impl Predictor {
+    /// Fits the predictor that `spec` names on `population`.
+    ///
+    /// # Errors
+    /// [`crate::SimError::Field`] when the population does not allow a predictor as good as `spec` says.
+    pub fn fit(spec: PredictorSpec, population: Population) -> Result<Self> {
+        let fitted = match spec {
+            PredictorSpec::None => Fitted::None(Arc::new(population.distribution()?)),
+            PredictorSpec::Noisy { tau } => Fitted::Noisy(NoisyView::fit(&population, tau)?),
+            PredictorSpec::LogNormal { sigma } => Fitted::LogNormal { sigma },
+            PredictorSpec::Buckets { accuracy } => Fitted::Buckets(Buckets::fit(&population, accuracy)?),
+            PredictorSpec::Oracle => Fitted::Oracle,
+            PredictorSpec::History => Fitted::History,
+        };
+        Ok(Self { spec, population, fitted })
+    }
+
+    /// What it was fitted as.
+    pub fn spec(&self) -> PredictorSpec {
+        self.spec
+    }
+
+    /// The predictions for `workload`. Each request uses up one draw of `seed`, so a prefix of a workload has a prefix of its
+    /// predictions.
+    ///
+    /// # Errors
+    /// [`irouter_core::Error::Quantile`] for a length so long that its quantiles overflow.
+    pub fn predict(&self, workload: &Workload, seed: u64) -> Result<PredictionSource> {
+        let mut generator = generator(seed, Purpose::Prediction);
+        let outputs = workload.output_tokens();
+        Ok(PredictionSource::Table(match &self.fitted {
+            Fitted::None(only) => Predictions::new(vec![Arc::clone(only)], outputs.iter().map(|_| 0)),
+            Fitted::Noisy(view) => Predictions::new(
+                view.bins().to_vec(),
+                outputs.iter().map(|&tokens| {
+                    view.bin(self.population.normal_score(tokens), standard_normal(&mut generator))
+                }),
+            ),
+            Fitted::Buckets(buckets) => Predictions::new(
+                buckets.distributions().to_vec(),
+                outputs.iter().map(|&tokens| buckets.predict(tokens, uniform(&mut generator))),
+            ),
+            Fitted::LogNormal { sigma } => {
+                let points = outputs.iter().map(|&tokens| {
+                    let error = libm::exp(sigma * standard_normal(&mut generator));
+                    grid_point(f64::from(tokens) * error)
+                });
+                Predictions::by_key(points, |&point| log_normal(grid_value(point), *sigma))?
+            }
+            Fitted::Oracle => {
+                Predictions::by_key(outputs.iter().copied(), |&tokens| Ok(LengthDistribution::exact(tokens)))?
+            }
+            Fitted::History => return Ok(PredictionSource::History(HistoryModel::new())),
+        }))
+    }
+}
+
+/// Point estimates are rounded to powers of this, so that requests share their distributions: 1 % is far below the error of
+/// any predictor worth a name.
+const GRID_RATIO: f64 = 1.02;
+
+fn grid_point(tokens: f64) -> i32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the logarithm of a token count is small")]
+    {
+        libm::round(libm::log(tokens) / libm::log(GRID_RATIO)) as i32
+    }
+}
+
+fn grid_value(point: i32) -> f64 {
+    libm::exp(f64::from(point) * libm::log(GRID_RATIO))
+}
+
+/// Log-normal distribution with the given median.
+fn log_normal(median: f64, sigma: f64) -> Result<LengthDistribution> {
+    let quantiles = LEVELS.map(|level| median * libm::exp(sigma * normal_quantile(level)));
+    Ok(LengthDistribution::from_quantiles(&quantiles)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use irouter_core::Picos;
+
+    use super::*;
+    use crate::workload::WorkloadColumns;
+
+    /// Log-normal outputs, as in chats.
+    fn workload(rows: usize, seed: u64) -> Workload {
+        let mut generator = generator(seed, Purpose::Lengths);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 4000")]
+        let mut output = || (150.0 * libm::exp(standard_normal(&mut generator))).clamp(1.0, 4000.0) as u32;
+        Workload::new(WorkloadColumns {
+            arrival: vec![Picos::ZERO; rows],
+            prompt_tokens: vec![100; rows],
+            output_tokens: (0..rows).map(|_| output()).collect(),
+            ..WorkloadColumns::default()
+        })
+        .unwrap()
+    }
+
+    fn predictions(spec: &str, population: &Workload, workload: &Workload, seed: u64) -> Predictions {
+        let population = Population::new(population.output_tokens()).unwrap();
+        let predictor = Predictor::fit(spec.parse().unwrap(), population).unwrap();
+        match predictor.predict(workload, seed).unwrap() {
+            PredictionSource::Table(predictions) => predictions,
+            PredictionSource::History(_) => panic!("{spec} has no table"),
+        }
+    }
+
+    #[test]
+    fn noisy_predictions_deliver_the_rank_correlation_and_are_calibrated() {
+        let population = workload(20_000, 1);
+        for tau in [0.2, 0.45, 0.7] {
+            let quality =
+                predictions(&format!("noisy:{tau}"), &population, &population, 5).quality(&population);
+            assert!((quality.tau_b.unwrap() - tau).abs() < 0.01, "{tau}: {quality:?}");
+            assert!((quality.coverage_80 - 0.8).abs() < 0.015, "{tau}: {quality:?}");
+        }
+    }
+
+    #[test]
+    fn noisy_predictions_hold_beyond_the_rows_they_were_fitted_on() {
+        let fresh = workload(20_000, 2);
+        let quality = predictions("noisy", &workload(3_000, 1), &fresh, 5).quality(&fresh);
+        assert!((quality.tau_b.unwrap() - 0.45).abs() < 0.02 && (quality.coverage_80 - 0.8).abs() < 0.03);
+    }
+
+    #[test]
+    fn the_mean_of_noisy_predictions_is_the_populations() {
+        let population = workload(20_000, 1);
+        let told = predictions("noisy", &population, &population, 5);
+        let mean = (0..told.len()).map(|row| told.get(row).mean(4096)).sum::<f64>() / told.len() as f64;
+        assert!((mean / population.mean_output_tokens() - 1.0).abs() < 0.03, "{mean}");
+    }
+
+    #[test]
+    fn an_oracle_is_right_and_no_prediction_is_the_population() {
+        let workload = workload(2_000, 1);
+        let oracle = predictions("oracle", &workload, &workload, 0);
+        assert_eq!(oracle.quality(&workload), Quality { tau_b: Some(1.0), coverage_80: 1.0 });
+        let none = predictions("none", &workload, &workload, 0);
+        assert_eq!(none.quality(&workload).tau_b, None);
+        assert!((none.quality(&workload).coverage_80 - 0.8).abs() < 0.01);
+        assert!(Arc::ptr_eq(none.get(0), none.get(1_999)));
+    }
+
+    #[test]
+    fn a_log_normal_error_covers_what_it_says() {
+        let workload = workload(20_000, 1);
+        let told = predictions("lognormal:0.5", &workload, &workload, 3);
+        assert!((told.quality(&workload).coverage_80 - 0.8).abs() < 0.01);
+        let sharp = predictions("lognormal:0", &workload, &workload, 3);
+        for (row, &tokens) in workload.output_tokens().iter().enumerate() {
+            assert!((sharp.get(row).quantile(0.5) / f64::from(tokens) - 1.0).abs() < 0.011);
+        }
+    }
+
+    #[test]
+    fn a_classifier_hits_as_often_as_it_says_and_is_calibrated() {
+        let workload = workload(20_000, 1);
+        let told = predictions("buckets:0.79", &workload, &workload, 3);
+        let below = |row: usize| workload.output_tokens()[row] < 256;
+        // Said to be short: the median of the mixture is short.
+        let right =
+            (0..told.len()).filter(|&row| below(row) == (told.get(row).quantile(0.5) < 256.0)).count();
+        assert!((right as f64 / 20_000.0 - 0.79).abs() < 0.05, "{right}");
+        assert!((told.quality(&workload).coverage_80 - 0.8).abs() < 0.02);
+    }
+
+    #[test]
+    fn predictions_depend_on_the_seed_and_nothing_else() {
+        let (population, long) = (workload(2_000, 1), workload(500, 2));
+        let short = long.slice(0..100).unwrap();
+        for spec in ["noisy", "lognormal:0.5", "buckets:0.79"] {
+            let told = predictions(spec, &population, &long, 9);
+            assert_eq!(told, predictions(spec, &population, &long, 9));
+            assert_ne!(told, predictions(spec, &population, &long, 10));
+            let prefix = predictions(spec, &population, &short, 9);
+            assert!((0..100).all(|row| prefix.get(row) == told.get(row)), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_population_that_cannot_be_ranked_is_told_exactly_or_refused() {
+        let constant = Population::new(&[50; 10]).unwrap();
+        let predictor = Predictor::fit(PredictorSpec::default(), constant).unwrap();
+        let PredictionSource::Table(told) = predictor.predict(&workload(3, 1), 0).unwrap() else {
+            panic!("noisy predictions are a table");
+        };
+        assert!((told.get(0).quantile(0.5) - 50.0).abs() < 0.01);
+        let many: Vec<u32> = (1..100_000).collect();
+        let error = Predictor::fit(PredictorSpec::Noisy { tau: 0.999 }, Population::new(&many).unwrap());
+        assert!(
+            error.unwrap_err().to_string().starts_with("`predictor` is noisy:0.999, expected at most 0.9")
+        );
+    }
+
+    #[test]
+    fn history_is_learned_while_the_run_goes_on() {
+        let workload = workload(100, 1);
+        let population = Population::new(workload.output_tokens()).unwrap();
+        let predictor = Predictor::fit(PredictorSpec::History, population).unwrap();
+        assert!(matches!(predictor.predict(&workload, 0), Ok(PredictionSource::History(_))));
+    }
+}
