@@ -142,7 +142,6 @@ fn suggestion(nearest: Option<&str>) -> String {
 
 impl Error {
     /// A field that is out of range.
-    #[expect(clippy::needless_pass_by_value, reason = "numbers and literals read better without a borrow")]
     pub fn field(field: impl Into<String>, value: impl fmt::Display, expected: impl Into<String>) -> Self {
         Self::Field { field: field.into(), value: value.to_string(), expected: expected.into() }
     }

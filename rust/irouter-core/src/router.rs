@@ -317,8 +317,7 @@ impl Router {
             return Ok(Outcome::Hold { until: None });
         };
         let cached_tokens = self.state.dispatched(key, instance, now)?;
-        let ready = self.state.instances().iter().filter(|instance| instance.is_ready()).count();
-        self.queue.dispatched(key, 1.0 / ready as f64);
+        self.queue.dispatched(key, 1.0 / f64::from(self.state.ready().max(1)));
         let request = self.state.request(key)?;
         self.policy.dispatched(request, instance);
         Ok(Outcome::Dispatch(Decision {

@@ -37,10 +37,9 @@ impl Picos {
     fn from_scaled(value: f64, scale: f64) -> Option<Self> {
         let picos = libm::round(value * scale);
         // 2^63 is exact as an f64, so the comparison decides the cast below without loss.
-        (picos.is_finite() && picos.abs() < 9_223_372_036_854_775_808.0).then(|| {
-            #[expect(clippy::cast_possible_truncation, reason = "checked to lie within the range of i64")]
-            Self(picos as i64)
-        })
+        let fits = picos.is_finite() && picos.abs() < 9_223_372_036_854_775_808.0;
+        #[expect(clippy::cast_possible_truncation, reason = "used only when it lies within the range of i64")]
+        fits.then_some(Self(picos as i64))
     }
 
     /// The same time in seconds.

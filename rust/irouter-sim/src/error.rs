@@ -50,6 +50,17 @@ pub enum SimError {
         /// What would be accepted.
         expected: String,
     },
+    /// Requests wait, and nothing can ever happen again.
+    #[error("{waiting} requests wait at the router after {at} s and nothing is left that could end the wait")]
+    Stuck {
+        /// Requests at the router.
+        waiting: usize,
+        /// Seconds from the start of the run.
+        at: f64,
+    },
+    /// The caller asked for an end.
+    #[error("interrupted")]
+    Interrupted,
     /// Text is not valid JSON of its schema.
     #[error("{what}: {message}")]
     Schema {

@@ -5,6 +5,7 @@ pub mod error;
 pub mod metrics;
 pub mod prediction;
 mod random;
+pub mod simulator;
 pub mod workload;
 
 pub use error::{Result, SimError};

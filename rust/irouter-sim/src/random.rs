@@ -18,6 +18,10 @@ pub(crate) enum Purpose {
     Prediction,
     /// The sample that a predictor is fitted on.
     Fit,
+    /// Clients that go away.
+    Aborts,
+    /// Ends that the router is never told.
+    Leaks,
 }
 
 /// The generator of `seed` for one purpose.

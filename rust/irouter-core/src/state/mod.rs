@@ -44,6 +44,8 @@ pub struct StateOptions {
 pub struct State {
     options: StateOptions,
     instances: Vec<InstanceState>,
+    /// How many of them are ready.
+    ready: u32,
     ledger: Ledger,
 }
 
@@ -61,7 +63,7 @@ pub struct Released {
 impl State {
     /// A cluster without instances.
     pub fn new(options: StateOptions) -> Self {
-        Self { options, instances: Vec::new(), ledger: Ledger::default() }
+        Self { options, instances: Vec::new(), ready: 0, ledger: Ledger::default() }
     }
 
     /// All instances ever known, by number.
@@ -75,6 +77,11 @@ impl State {
     /// [`Error::UnknownInstance`].
     pub fn instance(&self, id: InstanceId) -> Result<&InstanceState> {
         self.instances.get(id.index()).ok_or(Error::UnknownInstance { instance: id })
+    }
+
+    /// How many instances take requests.
+    pub fn ready(&self) -> u32 {
+        self.ready
     }
 
     /// Requests known: waiting and dispatched.
@@ -176,7 +183,8 @@ impl State {
         lease.started = true;
         instance.sums.awaiting_first_token -= 1;
         instance.sums.queued_prefill_tokens -= u64::from(lease.uncached_tokens);
-        set_produced(instance, request, lease, 1, self.options.progress_tokens)
+        set_produced(instance, request, lease, 1, self.options.progress_tokens);
+        Ok(())
     }
 
     /// A request has produced `tokens` so far. Fewer than known before change nothing: events may overtake each other.
@@ -197,7 +205,8 @@ impl State {
             return self.progress(key, tokens);
         }
         let instance = &mut self.instances[lease.instance.index()];
-        set_produced(instance, request, lease, tokens, self.options.progress_tokens)
+        set_produced(instance, request, lease, tokens, self.options.progress_tokens);
+        Ok(())
     }
 
     /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
@@ -214,7 +223,7 @@ impl State {
             let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
             let tokens = produced(request.id) / cadence * cadence;
             if lease.started {
-                set_produced(instance, request, lease, tokens, cadence)?;
+                set_produced(instance, request, lease, tokens, cadence);
             }
         }
         Ok(())
@@ -279,6 +288,7 @@ impl State {
             prefix: (prefix && config.kv.prefix_cache).then(|| PrefixIndex::new(config.kv.blocks)),
             config,
         };
+        self.ready += 1;
         if generation == 0 {
             self.instances.push(fresh);
         } else {
@@ -294,6 +304,7 @@ impl State {
             let reason = "it is gone".to_owned();
             return Err(Error::ImpossibleEvent { event: "draining", subject: id.to_string(), reason });
         }
+        self.ready -= u32::from(instance.is_ready());
         instance.status = Status::Draining;
         Ok(())
     }
@@ -301,6 +312,7 @@ impl State {
     /// An instance is gone. Returns the keys of the requests it held, which are still to be released.
     pub(crate) fn left(&mut self, id: InstanceId) -> Result<Vec<RequestKey>> {
         let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        self.ready -= u32::from(instance.is_ready());
         instance.status = Status::Left;
         instance.report = None;
         Ok(instance.slots.iter().map(|&slot| self.ledger.key(slot)).collect())
@@ -321,6 +333,9 @@ impl State {
 
     /// Runs every twin up to `now`.
     pub(crate) fn advance_twins(&mut self, now: Picos) -> Result<()> {
+        if !self.options.needs.twin {
+            return Ok(());
+        }
         self.instances
             .iter_mut()
             .filter_map(|instance| instance.twin.as_mut())
@@ -335,7 +350,7 @@ fn set_produced(
     lease: &mut Lease,
     tokens: u32,
     cadence: u32,
-) -> Result<()> {
+) {
     if let (Some(twin), Some(place)) = (&mut instance.twin, &mut lease.twin) {
         // At least what is known, and less than one more report's worth.
         let known = tokens.max(lease.produced);
@@ -349,7 +364,7 @@ fn set_produced(
         }
     }
     if tokens <= lease.produced {
-        return Ok(());
+        return;
     }
     let remaining = millitokens(request, tokens);
     let sums = &mut instance.sums;
@@ -357,7 +372,6 @@ fn set_produced(
     sums.remaining_millitokens = sums.remaining_millitokens - lease.remaining_millitokens + remaining;
     lease.produced = tokens;
     lease.remaining_millitokens = remaining;
-    Ok(())
 }
 
 /// Expected output still to come after `produced` tokens, in thousandths of a token.

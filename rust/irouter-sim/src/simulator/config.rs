@@ -1,0 +1,119 @@
+//! What a run is made of.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use irouter_core::engine::EngineConfig;
+use irouter_core::{Picos, RouterConfig};
+
+use crate::error::{Result, SimError};
+
+/// One run of one policy.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Instances of the cluster.
+    pub instances: u32,
+    /// What their engines are.
+    pub engine: Arc<EngineConfig>,
+    /// What the router believes them to be.
+    pub router_engine: Arc<EngineConfig>,
+    /// Name of the policy, for errors.
+    pub policy_name: String,
+    /// Seed of the disturbances.
+    pub seed: u64,
+    /// Seed of the step-time noise, the same for every policy that is compared.
+    pub noise_seed: u64,
+    /// Step-time noise.
+    pub noise: NoiseLevels,
+    /// Rules of the router.
+    pub router: RouterConfig,
+    /// Delays between router and engines.
+    pub delays: Delays,
+    /// Interval of engine reports in place of the policy's own, for policies that read reports.
+    pub staleness: Option<Picos>,
+    /// Rows that are measured: the run ends when the last of them has.
+    pub measured: Range<usize>,
+    /// Clients that go away.
+    pub aborts: Option<Aborts>,
+    /// Share of the requests whose end the router is never told.
+    pub leak_share: f64,
+    /// Instances that break and come back.
+    pub crashes: Vec<Crash>,
+    /// How many times queues and KV use are read, spread evenly over the arrivals.
+    pub occupancy_samples: Option<u32>,
+}
+
+/// Standard deviations of the logarithm of step times.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NoiseLevels {
+    /// Per 250 ms of engine time.
+    pub slice_sigma: f64,
+    /// Per instance.
+    pub instance_sigma: f64,
+}
+
+/// Delays between router and engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// From a decision until the request is in the engine's queue.
+    pub dispatch: Picos,
+    /// From something happening in the engine until the router knows.
+    pub event: Picos,
+}
+
+/// Clients that go away before their answer is complete.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Aborts {
+    /// Share of the requests.
+    pub share: f64,
+}
+
+/// An instance that breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crash {
+    /// Which.
+    pub instance: u32,
+    /// When.
+    pub at: Picos,
+    /// For how long it is away.
+    pub down: Picos,
+}
+
+impl RunConfig {
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.instances == 0 {
+            return Err(SimError::field("instances", 0, "at least 1"));
+        }
+        let delays = [("dispatch_delay_s", self.delays.dispatch), ("event_delay_s", self.delays.event)];
+        let named = delays.into_iter().chain(self.staleness.map(|staleness| ("staleness_s", staleness)));
+        for (field, delay) in named {
+            if delay < Picos::ZERO {
+                return Err(SimError::field(field, delay.as_seconds(), "zero or more"));
+            }
+        }
+        if self.staleness == Some(Picos::ZERO) {
+            // A report at every instant is what the policy's own events already are, one event delay old.
+            return Err(SimError::field("staleness_s", 0, "a positive interval"));
+        }
+        let shares = [
+            ("leaks.share", self.leak_share),
+            ("aborts.share", self.aborts.map_or(0.0, |aborts| aborts.share)),
+        ];
+        for (field, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(SimError::field(field, share, "a share from 0 to 1"));
+            }
+        }
+        for crash in &self.crashes {
+            if crash.instance >= self.instances {
+                let expected = format!("an instance from 0 to {}", self.instances - 1);
+                return Err(SimError::field("crashes.instance", crash.instance, expected));
+            }
+            if crash.at < Picos::ZERO || crash.down <= Picos::ZERO {
+                let value = format!("at {}, down {}", crash.at, crash.down);
+                return Err(SimError::field("crashes", value, "a time from 0 and a positive duration"));
+            }
+        }
+        Ok(())
+    }
+}

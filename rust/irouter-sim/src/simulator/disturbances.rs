@@ -1,0 +1,98 @@
+//! What goes wrong in a run, and when: aborts, crashes, lost events. Drawn from the seed, the same for every policy.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use irouter_core::Picos;
+
+use crate::metrics::unloaded;
+use crate::random::{Purpose, generator, uniform};
+use crate::workload::Workload;
+
+use super::RunConfig;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Disturbance {
+    /// The instance breaks.
+    Crash(usize),
+    /// The router hears that the instance broke.
+    CrashKnown(usize),
+    /// The instance is back, empty.
+    Return(usize),
+    /// The client of this row goes away.
+    Abort(usize),
+}
+
+/// Everything that goes wrong in a run.
+pub(super) struct Disturbances {
+    upcoming: BinaryHeap<Reverse<(Picos, Disturbance)>>,
+    leaked: Option<Vec<bool>>,
+    up: Vec<bool>,
+}
+
+impl Disturbances {
+    pub(super) fn new(config: &RunConfig, workload: &Workload) -> Self {
+        let mut upcoming = BinaryHeap::new();
+        for crash in &config.crashes {
+            let index = crash.instance as usize;
+            let known = crash.at + config.delays.event;
+            upcoming.push(Reverse((crash.at, Disturbance::Crash(index))));
+            upcoming.push(Reverse((known, Disturbance::CrashKnown(index))));
+            upcoming.push(Reverse(((crash.at + crash.down).max(known), Disturbance::Return(index))));
+        }
+        if let Some(aborts) = config.aborts {
+            let mut generator = generator(config.seed, Purpose::Aborts);
+            for row in 0..workload.len() {
+                let (chosen, moment) = (uniform(&mut generator), uniform(&mut generator));
+                if chosen < aborts.share {
+                    // Uniform over twice the time that the request takes alone: some leave in the queue, some while it
+                    // streams, some too late.
+                    let (prompt, output) = (workload.prompt_tokens()[row], workload.output_tokens()[row]);
+                    let alone = unloaded(&config.engine, prompt, output, config.delays.dispatch).e2e;
+                    let patience =
+                        Picos::from_seconds(2.0 * moment * alone.as_seconds()).unwrap_or(Picos::MAX);
+                    let at = workload.arrival()[row].saturating_add(patience);
+                    upcoming.push(Reverse((at, Disturbance::Abort(row))));
+                }
+            }
+        }
+        let leaked = (config.leak_share > 0.0).then(|| {
+            let mut generator = generator(config.seed, Purpose::Leaks);
+            (0..workload.len()).map(|_| uniform(&mut generator) < config.leak_share).collect()
+        });
+        Self { upcoming, leaked, up: vec![true; config.instances as usize] }
+    }
+
+    pub(super) fn next(&self) -> Option<Picos> {
+        self.upcoming.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// The next disturbance up to `now`, carried out as far as it concerns who is up.
+    pub(super) fn pop(&mut self, now: Picos) -> Option<Disturbance> {
+        let Reverse((at, _)) = self.upcoming.peek()?;
+        if *at > now {
+            return None;
+        }
+        let Reverse((_, disturbance)) = self.upcoming.pop()?;
+        match disturbance {
+            Disturbance::Crash(index) => self.up[index] = false,
+            Disturbance::Return(index) => self.up[index] = true,
+            Disturbance::CrashKnown(_) | Disturbance::Abort(_) => {}
+        }
+        Some(disturbance)
+    }
+
+    pub(super) fn is_up(&self, index: usize) -> bool {
+        self.up[index]
+    }
+
+    pub(super) fn all_down(&self) -> bool {
+        self.up.iter().all(|up| !up)
+    }
+
+    /// Whether the router is never told that this row has ended.
+    pub(super) fn leaks(&self, row: usize) -> bool {
+        self.leaked.as_ref().is_some_and(|leaked| leaked[row])
+    }
+}
