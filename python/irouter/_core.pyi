@@ -104,6 +104,7 @@ def run_experiment(
     *,
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    callables: dict[str, Callable[[dict[str, Any], list[dict[str, Any]]], int]] | None = None,
 ) -> str:
     """Runs every policy of an experiment on every seed and returns the runs as canonical JSON.
 
@@ -112,13 +113,26 @@ def run_experiment(
         workload: The trace, for an experiment that replays one.
         threads: Threads to use; 0 is one per core. The result does not depend on it.
         progress: Called as `progress(done, total)` after each run.
+        callables: Policies of the caller's own by name, each `(request, instances) -> instance number`.
 
     Raises:
         IrouterError: For bad input.
     """
 
-def simulate(experiment_json: str, workload: Workload | None = None, *, policy: str) -> dict[str, Any]:
-    """Runs one policy on the first seed and returns the requests as columns: a dictionary of NumPy arrays."""
+def simulate(
+    experiment_json: str,
+    workload: Workload | None = None,
+    *,
+    callables: dict[str, Callable[[dict[str, Any], list[dict[str, Any]]], int]] | None = None,
+) -> dict[str, Any]:
+    """Runs the first policy of an experiment on its first seed and returns the requests as columns.
+
+    Returns:
+        A NumPy array per column; the outcomes are a list of words.
+
+    Raises:
+        IrouterError: For bad input.
+    """
 
 def policies() -> list[tuple[str, str]]:
     """Every policy: name and description in one line."""

@@ -16,7 +16,7 @@ irouter compare conversation
 
 irouter compare --trace AzureLLMInferenceTrace_conv.csv --instances 4 --load 0.9 --seeds 20
 
-irouter compare paper-main --policies round_robin,min_min,central_shortest --html report.html
+irouter compare paper-main --policies "min_min,central_shortest(ageing=0.05)" --html report.html
 
 irouter compare azure-conv --trace conv.parquet --sweep 0.3:1.2:0.1 --json figures.json --html report.html
 """

@@ -46,8 +46,10 @@ def policies() -> None:
 
 @profiles.command("list")
 def list_profiles() -> None:
-    """List the shipped profiles."""
-    table = _table("profile", "instance", "scheduler", "context", "KV cache", "fitted range", "source")
+    """List the shipped profiles; `show` tells where the times of one come from."""
+    table = _table(
+        "profile", "instance", "scheduler", "context", "KV tokens", "fitted up to", "held-out error"
+    )
     for name in shipped_profiles.names():
         profile = shipped_profiles.load(name)
         table.add_row(name, *(escape(cell) for cell in _cells(profile)))
@@ -65,15 +67,13 @@ def show_profile(
 def _cells(profile: dict[str, Any]) -> tuple[str, ...]:
     kv, scheduler, source = profile["kv"], profile["scheduler"], profile["source"]
     error = source["held_out_error_percent"]
-    fitted = f"{source['fitted_tokens']:,} tokens, {source['fitted_sequences']} seqs"
-    fitted += f", {source['fitted_context_tokens']:,} context"
     return (
         f"{profile['tensor_parallel']} x {profile['accelerator']}",
-        f"{scheduler['mode']}, {scheduler['max_num_seqs']} seqs, {scheduler['max_num_batched_tokens']} tokens",
+        f"{scheduler['mode']}, {scheduler['max_num_seqs']} seqs, {scheduler['max_num_batched_tokens']:,} tokens",
         f"{profile['max_model_len']:,}",
-        f"{kv['blocks'] * kv['block_tokens']:,} tokens",
-        fitted,
-        source["data"] + ("" if error is None else f"; held-out error {error} %"),
+        f"{kv['blocks'] * kv['block_tokens']:,}",
+        f"{source['fitted_tokens']:,} tokens, {source['fitted_sequences']:,} seqs",
+        "not measured" if error is None else f"{error} %",
     )
 
 

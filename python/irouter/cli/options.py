@@ -1,6 +1,7 @@
 """Options that commands share, and what they say as settings."""
 
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ _WORKLOAD = "Workload"
 _CLUSTER = "Cluster"
 _ROUTING = "Routing"
 _OUTPUT = "Output"
+_COMMAS = re.compile(r",(?![^()]*\))")
 
 Scenario = Annotated[
     str | None,
@@ -152,15 +154,12 @@ def settings(
             raise IrouterError(
                 f"--set {assignment}: {error}; expected KEY=VALUE in TOML, texts in quotes"
             ) from error
-    for key, value in result.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise IrouterError(f"`{key}` is {value}, expected a finite number")
     return result
 
 
 def names(text: str | None) -> list[str] | None:
-    """The parts of `a,b,...`."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    """The parts of `a,b(option=1,other=2),...`: commas in parentheses do not part."""
+    return None if text is None else [name for name in _COMMAS.split(text) if name.strip()]
 
 
 def loads(text: str | None) -> list[float]:

@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from irouter import _core
 from irouter._core import IrouterError
 from irouter._extras import require
 from irouter.evaluation.experiment import Experiment, resolve
+from irouter.evaluation.policies import choice_of
 from irouter.evaluation.summary import summarise
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from irouter.evaluation.policies import PolicyFunction
     from irouter.evaluation.settings import Settings
     from irouter.evaluation.traces import Trace
 
@@ -149,11 +153,13 @@ def compare(
     experiment = resolve(scenario, trace, settings)
     loads = [None, *sorted(set(sweep))]
     workload = None if experiment.trace is None else experiment.trace.workload()
-    points = []
+    functions, points = experiment.functions, []
     for index, load in enumerate(loads):
         at_load = experiment if load is None else experiment.at_load(load)
         report = None if progress is None else _part(progress, index, len(loads))
-        text = _core.run_experiment(at_load.to_json(), workload, threads=threads, progress=report)
+        text = _core.run_experiment(
+            at_load.to_json(), workload, threads=threads, progress=report, callables=functions
+        )
         results = json.loads(text)
         points.append(Point(load, results, summarise(results["runs"], experiment.reference)))
     return Comparison(experiment, points[0], tuple(points[1:]))
@@ -199,7 +205,7 @@ class Simulation:
 def simulate(
     scenario: str | Path | None = None,
     *,
-    policy: str,
+    policy: str | PolicyFunction,
     trace: str | Path | Trace | None = None,
     **settings: Unpack[Settings],
 ) -> Simulation:
@@ -207,7 +213,7 @@ def simulate(
 
     Args:
         scenario: Name or `.toml` file of a scenario.
-        policy: Name of the policy.
+        policy: The policy, by name, by name with options as in `central_shortest(ageing=0.05)`, or a function.
         trace: A trace or its file; without a scenario it is replayed as recorded.
         **settings: What differs from the scenario: see :class:`irouter.evaluation.settings.Settings`.
 
@@ -221,6 +227,8 @@ def simulate(
     """
     if "policies" in settings:
         raise IrouterError("`policies` is for comparisons: a simulation runs one `policy`")
-    experiment = resolve(scenario, trace, {**settings, "policies": [policy], "reference": policy})
+    label = choice_of(policy).label
+    experiment = resolve(scenario, trace, {**settings, "policies": [policy], "reference": label})
     workload = None if experiment.trace is None else experiment.trace.workload()
-    return Simulation(experiment, policy, _core.simulate(experiment.to_json(), workload, policy=policy))
+    columns = _core.simulate(experiment.to_json(), workload, callables=experiment.functions)
+    return Simulation(experiment, label, {name: np.asarray(column) for name, column in columns.items()})

@@ -7,20 +7,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from irouter import _core, profiles, scenarios
+from irouter import profiles, scenarios
 from irouter._core import IrouterError
-from irouter._names import unknown
+from irouter.evaluation.policies import PolicyChoice, PolicyFunction, choose
 from irouter.evaluation.settings import DEFAULTS, checked, conditions_of, layered
 from irouter.evaluation.traces import Trace, read_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 ANY_TRACE: Final = "trace"
 """The scenario of a trace that comes without one."""
 
 # What the simulator is not told: it serves the report only.
-_REPORT_ONLY: Final = ("reference",)
+_REPORT_ONLY: Final = ("policies", "reference")
 _ROUTER_PROFILES: Final = ("exact", "fitted")
 
 
@@ -31,19 +31,21 @@ class Experiment:
     Attributes:
         name: Name of the scenario, or of the trace that stands for one.
         settings: Every setting, resolved.
+        policies: The policies, the reference among them.
         trace: The trace, for an experiment that replays one.
         notes: What is unknown or was chosen, one per line.
     """
 
     name: str
     settings: Mapping[str, Any]
+    policies: tuple[PolicyChoice, ...]
     trace: Trace | None
     notes: tuple[str, ...]
 
     @property
-    def policies(self) -> list[str]:
-        """Names of the policies, the reference among them."""
-        return list(self.settings["policies"])
+    def functions(self) -> dict[str, PolicyFunction]:
+        """Policies of the caller's own, by name."""
+        return {choice.name: choice.function for choice in self.policies if choice.function is not None}
 
     @property
     def reference(self) -> str:
@@ -64,6 +66,7 @@ class Experiment:
         """The experiment as the simulator reads it."""
         content = {name: value for name, value in self.settings.items() if name not in _REPORT_ONLY}
         content["name"] = self.name
+        content["policies"] = [choice.to_data() for choice in self.policies]
         content["profile"] = profiles.load(content["profile"])
         if content["router_profile"] not in _ROUTER_PROFILES:
             content["router_profile"] = profiles.load(content["router_profile"])
@@ -93,19 +96,7 @@ def resolve(
     if trace is not None and not loaded.replays:
         raise IrouterError(f"the scenario `{loaded.name}` generates its requests, it takes no trace")
     merged = layered(DEFAULTS, loaded.settings, checked(settings, "settings"))
-    merged["policies"] = _policies(merged.get("policies"), merged["reference"])
+    policies = choose(merged.get("policies"), merged["reference"])
     read = read_trace(trace) if isinstance(trace, str | Path) else trace
     name = read.name if scenario is None and read is not None else loaded.name
-    return Experiment(name=name, settings=merged, trace=read, notes=loaded.notes)
-
-
-def _policies(chosen: Sequence[str] | None, reference: str) -> list[str]:
-    """The chosen policies without repetition, the reference first where it is not among them."""
-    known = [name for name, _ in _core.policies()]
-    chosen = known if chosen is None else list(dict.fromkeys(chosen))
-    if not chosen:
-        raise IrouterError("no policies: expected at least one name")
-    for name in (*chosen, reference):
-        if name not in known:
-            raise unknown("policy", name, known, "`irouter policies` lists them")
-    return list(chosen) if reference in chosen else [reference, *chosen]
+    return Experiment(name=name, settings=merged, policies=tuple(policies), trace=read, notes=loaded.notes)

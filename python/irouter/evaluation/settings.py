@@ -1,12 +1,14 @@
 """What a comparison may be told: the same names in scenario files, in Python and, with dashes, on the command line."""
 
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from irouter._core import IrouterError
 from irouter._names import unknown
+from irouter.evaluation.policies import PolicyFunction
 
 Conditions = Literal["exact", "headline"]
 
@@ -26,7 +28,8 @@ class Settings(TypedDict, total=False):
         load: Arrivals as a share of the cluster's saturation, in place of a rate.
         requests: Measured arrivals per run.
         drop_too_long: Leave out requests that cannot fit the profile's context, and count them.
-        policies: The policies to compare; all of them when left out.
+        policies: The policies to compare, by name, by name with options as in `central_shortest(ageing=0.05)`, or
+            functions; all of the package when left out.
         reference: The policy that ratios are against.
         seeds: How many seeds: windows of a trace, draws of a generator.
         first_seed: The first seed.
@@ -57,7 +60,7 @@ class Settings(TypedDict, total=False):
     load: float | None
     requests: int | None
     drop_too_long: bool
-    policies: Sequence[str]
+    policies: Sequence[str | PolicyFunction]
     reference: str
     seeds: int
     first_seed: int
@@ -100,6 +103,7 @@ _WORDS: Final = {
     float: "a number",
     str: "a text",
     Mapping: "a table",
+    Callable: "a function",
 }
 
 
@@ -117,6 +121,8 @@ def checked(settings: Mapping[str, Any], where: str) -> Settings:
         if name not in _HINTS:
             error = unknown("setting", name, _HINTS, f"known are {', '.join(_HINTS)}")
             raise IrouterError(f"{where}: {error}")
+        if not _is_finite(value):
+            raise IrouterError(f"{where}: `{name}` is {value!r}, expected finite numbers")
         if not _matches(value, _HINTS[name]):
             raise IrouterError(f"{where}: `{name}` is {value!r}, expected {_expected(_HINTS[name])}")
     return typing.cast("Settings", dict(settings))
@@ -143,6 +149,14 @@ def conditions_of(settings: Mapping[str, Any]) -> str:
         if all(settings.get(key) == value for key, value in parts.items()):
             return name
     return "custom"
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _matches(value: object, hint: Any) -> bool:

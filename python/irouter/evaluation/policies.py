@@ -1,0 +1,89 @@
+"""Which policies to compare: by name, by name with options, or functions of the caller's own."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from irouter import _core
+from irouter._core import IrouterError
+
+PolicyFunction = Callable[[dict[str, Any], list[dict[str, Any]]], int]
+"""Gets a request and the instances that can take it, as plain dictionaries, and returns the number of one of them."""
+
+_WITH_OPTIONS: Final = re.compile(r"(?P<name>[^()]+)\((?P<options>.*)\)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """A policy to run.
+
+    Attributes:
+        name: Its name.
+        options: Options that differ from its defaults.
+        function: The caller's own, where it is one.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    function: PolicyFunction | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and options, as reports have it: `central_shortest(ageing=0.05)`."""
+        options = ",".join(f"{option}={json.dumps(value)}" for option, value in sorted(self.options.items()))
+        return f"{self.name}({options})" if options else self.name
+
+    def to_data(self) -> str | dict[str, Any]:
+        """The policy as an experiment has it."""
+        return {"name": self.name, "options": dict(self.options)} if self.options else self.name
+
+
+def choice_of(policy: str | PolicyFunction) -> PolicyChoice:
+    """The policy that a name, a name with options, or a function stands for.
+
+    Raises:
+        IrouterError: For options that cannot be read.
+    """
+    if callable(policy):
+        return PolicyChoice(getattr(policy, "__name__", type(policy).__name__), function=policy)
+    text = policy.strip()
+    matched = _WITH_OPTIONS.fullmatch(text)
+    if matched is None:
+        return PolicyChoice(text)
+    options = {}
+    for assignment in matched["options"].split(","):
+        option, _, value = assignment.partition("=")
+        try:
+            options[option.strip()] = json.loads(value)
+        except json.JSONDecodeError as error:
+            expected = "NAME(OPTION=VALUE,...) with values in JSON"
+            raise IrouterError(f"policy `{text}`: cannot read `{assignment}`, expected {expected}") from error
+    return PolicyChoice(matched["name"].strip(), options)
+
+
+def choose(policies: Sequence[str | PolicyFunction] | None, reference: str) -> list[PolicyChoice]:
+    """The policies without repetition, the reference first where it is not among them.
+
+    Args:
+        policies: Names such as `least_work` or `central_shortest(ageing=0.05)`, and functions; every policy of the
+            package without them.
+        reference: The policy that ratios are against.
+
+    Raises:
+        IrouterError: For options that cannot be read, or a function that has the name of another policy.
+    """
+    names = [name for name, _ in _core.policies()]
+    chosen = [choice_of(policy) for policy in (names if policies is None else policies)]
+    if not chosen:
+        raise IrouterError("no policies: expected at least one")
+    by_label: dict[str, PolicyChoice] = {}
+    for choice in chosen:
+        if choice.function is not None and (choice.name in names or choice.name in by_label):
+            raise IrouterError(f"the function `{choice.name}` has the name of another policy")
+        by_label.setdefault(choice.label, choice)
+    against = choice_of(reference)
+    if against.label not in by_label:
+        by_label = {against.label: against, **by_label}
+    return list(by_label.values())
