@@ -162,10 +162,10 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in _COMMAS.split(text) if name.strip()]
 
 
-def loads(text: str | None) -> list[float]:
+def loads(text: str | None) -> list[float] | None:
     """The loads of `FROM:TO:STEP` (both ends included) or `a,b,...`."""
     if text is None:
-        return []
+        return None
     expected = f"--sweep {text}: expected FROM:TO:STEP or a list such as 0.5,0.8,1.0, all above 0"
     try:
         if ":" not in text:

@@ -17,7 +17,7 @@ from irouter.evaluation.policies import choice_of
 from irouter.evaluation.summary import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import polars as pl
     from numpy.typing import NDArray
@@ -122,7 +122,6 @@ def compare(
     scenario: str | Path | None = None,
     *,
     trace: str | Path | Trace | None = None,
-    sweep: Sequence[float] = (),
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
     **settings: Unpack[Settings],
@@ -132,7 +131,6 @@ def compare(
     Args:
         scenario: Name or `.toml` file of a scenario.
         trace: A trace or its file; without a scenario it is replayed as recorded.
-        sweep: Loads at which to compare as well.
         threads: Threads to use; 0 is one per core. The result does not depend on it.
         progress: Called as `progress(done, total)` after each run.
         **settings: What differs from the scenario: see :class:`irouter.evaluation.settings.Settings`.
@@ -144,14 +142,16 @@ def compare(
         IrouterError: For bad input, naming the value and what was expected.
 
     Example:
-        >>> comparison = compare("conversation", policies=["round_robin", "least_requests"], requests=200)
+        >>> comparison = compare(
+        ...     "conversation", policies=["round_robin", "least_requests"], requests=200, seeds=1
+        ... )
         >>> sorted(comparison.policies)
         ['least_requests', 'round_robin']
         >>> comparison.policies["round_robin"]["ratio"]["e2e_mean_s"]
         [1.0, None, None]
     """
     experiment = resolve(scenario, trace, settings)
-    loads = [None, *sorted(set(sweep))]
+    loads = [None, *sorted(set(experiment.settings.get("sweep", ())))]
     workload = None if experiment.trace is None else experiment.trace.workload()
     functions, points = experiment.functions, []
     for index, load in enumerate(loads):

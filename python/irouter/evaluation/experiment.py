@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ANY_TRACE: Final = "trace"
 """The scenario of a trace that comes without one."""
 
-# What the simulator is not told: it serves the report only.
-_REPORT_ONLY: Final = ("policies", "reference")
+# What the simulator is told in another way, or not at all.
+_NOT_PASSED_ON: Final = ("policies", "reference", "sweep")
 _ROUTER_PROFILES: Final = ("exact", "fitted")
 
 
@@ -64,7 +64,7 @@ class Experiment:
 
     def to_json(self) -> str:
         """The experiment as the simulator reads it."""
-        content = {name: value for name, value in self.settings.items() if name not in _REPORT_ONLY}
+        content = {name: value for name, value in self.settings.items() if name not in _NOT_PASSED_ON}
         content["name"] = self.name
         content["policies"] = [choice.to_data() for choice in self.policies]
         content["profile"] = profiles.load(content["profile"])

@@ -48,6 +48,7 @@ class Settings(TypedDict, total=False):
         max_hold_s: The longest that a request may be held while an engine has room.
         overtaking_s: The most predicted work, in seconds, that may overtake a request.
         tenant_weights: Shares of tenants, by number.
+        sweep: Loads at which to compare as well.
     """
 
     profile: str
@@ -78,6 +79,7 @@ class Settings(TypedDict, total=False):
     max_hold_s: float | None
     overtaking_s: float
     tenant_weights: Mapping[str, Any]
+    sweep: Sequence[float]
 
 
 CONDITIONS: Final[Mapping[str, Mapping[str, float | str]]] = {
