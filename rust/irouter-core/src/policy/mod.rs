@@ -7,8 +7,50 @@
 //! The router holds a `Box<dyn Policy>`: a virtual call costs a nanosecond or two a decision, and a policy of the user's
 //! own needs nothing that a built-in one does not.
 
+mod central;
+mod decode_balancer;
+mod dedicated_split;
+mod draws;
+mod dynamo_kv;
+mod estimate;
+mod join_shortest_queue;
+mod least_requests;
+mod least_work;
+mod least_work_oracle;
+mod llmd_token_load;
+mod lmetric;
+mod max_capacity;
+mod min_min;
+mod power_of_two;
+mod random;
+mod registry;
+mod round_robin;
+mod session_affinity;
+mod smg_least_load;
+mod spec;
+#[cfg(test)]
+mod testing;
 mod view;
 
+pub use central::{CentralFcfs, CentralFcfsOptions, CentralShortest, CentralShortestOptions};
+pub use decode_balancer::DecodeBalancer;
+pub use dedicated_split::{DedicatedSplit, DedicatedSplitOptions};
+pub use dynamo_kv::{DynamoKv, DynamoKvOptions};
+pub use join_shortest_queue::JoinShortestQueue;
+pub use least_requests::LeastRequests;
+pub use least_work::LeastWork;
+pub use least_work_oracle::LeastWorkOracle;
+pub use llmd_token_load::{LlmdTokenLoad, LlmdTokenLoadOptions, OutputEstimate};
+pub use lmetric::Lmetric;
+pub use max_capacity::{MaxCapacity, MaxCapacityOptions};
+pub use min_min::{MinMin, MinMinOptions};
+pub use power_of_two::PowerOfTwo;
+pub use random::Random;
+pub use registry::{Configurable, NoOptions, Origin, RegistryEntry, registry};
+pub use round_robin::RoundRobin;
+pub use session_affinity::{SessionAffinity, SessionAffinityOptions};
+pub use smg_least_load::{SmgLeastLoad, SmgLeastLoadOptions};
+pub use spec::PolicySpec;
 pub use view::{ClusterView, QueueView, Waiting};
 
 use crate::error::Result;

@@ -13,6 +13,7 @@ mod work;
 use std::sync::Arc;
 
 pub use instance::{InstanceState, SinceReport, Status};
+pub(crate) use prefix_index::BlockHasher;
 pub use prefix_index::PrefixIndex;
 pub use twin::Twin;
 pub use work::WorkRates;

@@ -1,0 +1,67 @@
+//! Random choices of policies, from their own seeded generator.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::Result;
+use crate::ids::InstanceId;
+use crate::state::InstanceState;
+
+use super::ClusterView;
+
+/// A policy's source of randomness: the same seed gives the same choices on every platform.
+#[derive(Clone, Debug)]
+pub(super) struct Draws(ChaCha8Rng);
+
+impl Draws {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// A number below `count`, which is at least 1.
+    pub(super) fn below(&mut self, count: u32) -> u32 {
+        self.0.random_range(0..count)
+    }
+
+    /// A number from 0 to 1, exclusive.
+    pub(super) fn share(&mut self) -> f64 {
+        self.0.random()
+    }
+
+    /// The instance with the lowest cost, drawn evenly among equals; `None` without instances. Nothing is drawn when
+    /// there is one lowest.
+    pub(super) fn lowest_of<'a>(
+        &mut self,
+        instances: impl Iterator<Item = &'a InstanceState>,
+        mut cost: impl FnMut(&InstanceState) -> f64,
+    ) -> Option<InstanceId> {
+        let mut lowest = f64::INFINITY;
+        let mut equals = 0;
+        let mut chosen = None;
+        for instance in instances {
+            let cost = cost(instance);
+            if chosen.is_none() || cost < lowest {
+                (lowest, equals, chosen) = (cost, 1, Some(instance.id()));
+            } else if cost.total_cmp(&lowest).is_eq() {
+                // Each of the equals seen so far stays with the same probability.
+                equals += 1;
+                if self.below(equals) == 0 {
+                    chosen = Some(instance.id());
+                }
+            }
+        }
+        chosen
+    }
+
+    /// The ready instance with the lowest cost, drawn evenly among equals.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoInstance`] when none is ready.
+    pub(super) fn lowest(
+        &mut self,
+        view: &ClusterView<'_>,
+        cost: impl FnMut(&InstanceState) -> f64,
+    ) -> Result<InstanceId> {
+        self.lowest_of(view.ready(), cost).ok_or_else(|| view.no_instance())
+    }
+}

@@ -1,0 +1,283 @@
+//! `dynamo_kv`: the cost of NVIDIA Dynamo's KV router.
+
+use std::hash::BuildHasherDefault;
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+use crate::request::Request;
+use crate::state::{BlockHasher, InstanceState};
+
+use super::draws::Draws;
+use super::estimate::{PerInstance, uncached_tokens};
+use super::registry::Configurable;
+use super::{ClusterView, Needs, Policy};
+
+/// Dynamo's KV cost, as of `ai-dynamo-runtime` 1.6 (B19 of the peers' list), for one cache tier.
+///
+/// ```text
+/// argmin  prefill_load_scale x max(0, P - credit x overlap)  +  D  +  active_request_weight x n        (blocks)
+/// credit = overlap_score_credit / (1 + overlap_score_credit_decay x (Q - min Q) / request blocks)
+/// ```
+///
+/// * `P`: prompt tokens to compute, of the requests without a first token (`Q`, less what was cached) and of this one,
+///   as blocks;
+/// * `overlap`: leading blocks of this request that the instance is expected to cache, by the router's own index;
+/// * `D`: full prompt blocks of the requests in flight, and of this one, blocks that requests share counted once. Output
+///   blocks are not tracked, as by default in Dynamo;
+/// * `n`: requests in flight;
+/// * `Q - min Q`: prompt blocks queued beyond those of the instance with the fewest.
+///
+/// With `temperature` 0 the lowest cost wins, equals drawn at random. Otherwise an instance is drawn with probability
+/// proportional to `exp(-cost / (temperature x (highest cost - lowest cost)))`.
+///
+/// Without block hashes nothing overlaps and nothing is shared, and the partial last block of a prompt counts too. A block is a KV block of the profile, 16 tokens.
+#[derive(Clone, Debug)]
+pub struct DynamoKv {
+    options: DynamoKvOptions,
+    draws: Draws,
+    active: PerInstance<ActiveBlocks>,
+}
+
+/// Constants of [`DynamoKv`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DynamoKvOptions {
+    /// Prefill blocks saved per cached block: 1.
+    pub overlap_score_credit: f64,
+    /// How fast the credit of a busy instance falls: 0, not at all.
+    pub overlap_score_credit_decay: f64,
+    /// Weight of prefill blocks against decode blocks: 1.
+    pub prefill_load_scale: f64,
+    /// Blocks that a request in flight counts in addition: 0.
+    pub active_request_weight: f64,
+    /// Randomness of the choice: 0, none.
+    pub temperature: f64,
+}
+
+impl Default for DynamoKvOptions {
+    fn default() -> Self {
+        Self {
+            overlap_score_credit: 1.0,
+            overlap_score_credit_decay: 0.0,
+            prefill_load_scale: 1.0,
+            active_request_weight: 0.0,
+            temperature: 0.0,
+        }
+    }
+}
+
+/// Prompt blocks of the requests in flight on an instance.
+#[derive(Clone, Debug, Default)]
+struct ActiveBlocks {
+    /// How many requests use each block with a hash.
+    hashed: HashMap<u64, u32, BuildHasherDefault<BlockHasher>>,
+    /// Prompt tokens of requests without hashes.
+    private_tokens: u64,
+}
+
+impl ActiveBlocks {
+    fn add(&mut self, request: &Request) {
+        match &request.prompt_blocks {
+            Some(blocks) => blocks.iter().for_each(|&block| *self.hashed.entry(block).or_insert(0) += 1),
+            None => self.private_tokens += u64::from(request.prompt_tokens),
+        }
+    }
+
+    fn remove(&mut self, request: &Request) {
+        let Some(blocks) = &request.prompt_blocks else {
+            self.private_tokens = self.private_tokens.saturating_sub(u64::from(request.prompt_tokens));
+            return;
+        };
+        for block in blocks.iter() {
+            if let Some(users) = self.hashed.get_mut(block) {
+                *users -= 1;
+                if *users == 0 {
+                    self.hashed.remove(block);
+                }
+            }
+        }
+    }
+
+    /// Blocks in use if the request came too.
+    fn with(&self, request: &Request, block_tokens: f64) -> f64 {
+        let (new_blocks, new_tokens) = match &request.prompt_blocks {
+            // A block covers its whole prefix: once one is new, all that follow are.
+            Some(blocks) => {
+                let shared = blocks.iter().take_while(|block| self.hashed.contains_key(*block)).count();
+                (blocks.len() - shared, 0)
+            }
+            None => (0, u64::from(request.prompt_tokens)),
+        };
+        (self.hashed.len() + new_blocks) as f64 + (self.private_tokens + new_tokens) as f64 / block_tokens
+    }
+}
+
+impl DynamoKv {
+    /// Cost in blocks; `least_queued` is the fewest queued prompt tokens of a ready instance.
+    fn cost(&self, instance: &InstanceState, request: &Request, least_queued: u64) -> f64 {
+        let options = &self.options;
+        let block_tokens = instance.config().kv.block_tokens;
+        let block = f64::from(block_tokens);
+        let queued = instance.queued_prefill_tokens();
+        let prefill = (queued + u64::from(request.prompt_tokens)) as f64 / block;
+        let overlap = f64::from((request.prompt_tokens - uncached_tokens(instance, request)) / block_tokens);
+        let excess =
+            (queued - least_queued) as f64 / block / f64::from(request.prompt_tokens.div_ceil(block_tokens));
+        let credit = options.overlap_score_credit / (1.0 + options.overlap_score_credit_decay * excess);
+        let none = ActiveBlocks::default();
+        let active = self.active.get(instance.id()).unwrap_or(&none);
+        options.prefill_load_scale * (prefill - credit * overlap).max(0.0)
+            + active.with(request, block)
+            + options.active_request_weight * f64::from(instance.in_flight())
+    }
+}
+
+/// Draws an index with probability proportional to `exp(-cost / (temperature x range))`.
+fn soft_lowest(costs: &[f64], temperature: f64, draws: &mut Draws) -> usize {
+    let lowest = costs.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = costs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let range = highest - lowest;
+    let weight =
+        |cost: f64| if range > 0.0 { libm::exp((lowest - cost) / (range * temperature)) } else { 1.0 };
+    let mut left = draws.share() * costs.iter().map(|&cost| weight(cost)).sum::<f64>();
+    let index = costs.iter().position(|&cost| {
+        left -= weight(cost);
+        left < 0.0
+    });
+    // The last weight may be missed by a rounding error.
+    index.unwrap_or(costs.len() - 1)
+}
+
+impl Configurable for DynamoKv {
+    type Options = DynamoKvOptions;
+
+    fn new(options: DynamoKvOptions, seed: u64) -> Result<Self> {
+        let DynamoKvOptions { overlap_score_credit: credit, overlap_score_credit_decay, .. } = options;
+        if !(0.0..=1.0).contains(&credit) {
+            return Err(Error::field("overlap_score_credit", credit, "a number from 0 to 1"));
+        }
+        for (field, value) in [
+            ("overlap_score_credit_decay", overlap_score_credit_decay),
+            ("prefill_load_scale", options.prefill_load_scale),
+            ("active_request_weight", options.active_request_weight),
+            ("temperature", options.temperature),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::field(field, value, "zero or more"));
+            }
+        }
+        Ok(Self { options, draws: Draws::new(seed), active: PerInstance::default() })
+    }
+}
+
+impl Policy for DynamoKv {
+    fn needs(&self) -> Needs {
+        Needs { counts: true, prefix: true, ..Needs::default() }
+    }
+
+    fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
+        let queued = view.ready().map(InstanceState::queued_prefill_tokens);
+        let least_queued = queued.min().ok_or_else(|| view.no_instance())?;
+        let costs: Vec<f64> =
+            view.ready().map(|instance| self.cost(instance, request, least_queued)).collect();
+        if self.options.temperature > 0.0 {
+            let index = soft_lowest(&costs, self.options.temperature, &mut self.draws);
+            return view.ready().nth(index).map(InstanceState::id).ok_or_else(|| view.no_instance());
+        }
+        let mut costs = costs.into_iter();
+        self.draws.lowest(view, |_| costs.next().unwrap_or(f64::INFINITY))
+    }
+
+    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+        self.active.entry(instance).add(request);
+    }
+
+    fn released(&mut self, request: &Request, instance: InstanceId, _tokens: u32) {
+        self.active.entry(instance).remove(request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::{Cluster, request, with_blocks};
+
+    fn policy(options: DynamoKvOptions) -> DynamoKv {
+        DynamoKv::new(options, 0).unwrap()
+    }
+
+    fn cost(cluster: &Cluster, policy: &DynamoKv, request: &Request, instance: u32) -> f64 {
+        policy.cost(cluster.instance(instance), request, 0)
+    }
+
+    #[test]
+    fn the_cost_is_prefill_blocks_less_overlap_and_decode_blocks() {
+        let mut policy = policy(DynamoKvOptions::default());
+        let mut cluster = Cluster::new(policy.needs(), 1);
+        let turn = with_blocks(160, 10, 1);
+        let first = cluster.dispatch(&mut policy, turn.clone(), 0);
+        cluster.dispatch(&mut policy, request(40, 10), 0);
+        // Prefill: (160 + 40 + 160) / 16, less 9 blocks (one token is always computed). Decode: 10 shared blocks once,
+        // and 40 tokens.
+        assert!((cost(&cluster, &policy, &turn, 0) - (22.5 - 9.0 + 12.5)).abs() < 1e-12);
+        // Without hashes nothing overlaps: 10 blocks more on both sides.
+        assert!((cost(&cluster, &policy, &request(160, 10), 0) - (22.5 + 22.5)).abs() < 1e-12);
+        cluster.progress(first, 1);
+        assert!((cost(&cluster, &policy, &turn, 0) - (12.5 - 9.0 + 12.5)).abs() < 1e-12);
+        cluster.finish(&mut policy, first);
+        // Still cached, but no longer active: its 10 blocks come back with the request.
+        assert!((cost(&cluster, &policy, &turn, 0) - (12.5 - 9.0 + 12.5)).abs() < 1e-12);
+        assert!((cost(&cluster, &policy, &request(16, 10), 0) - (3.5 + 3.5)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn scale_credit_decay_and_request_weight_enter_as_written() {
+        let options = DynamoKvOptions {
+            overlap_score_credit: 0.5,
+            overlap_score_credit_decay: 2.0,
+            prefill_load_scale: 3.0,
+            active_request_weight: 7.0,
+            temperature: 0.0,
+        };
+        let mut policy = policy(options);
+        let mut cluster = Cluster::new(policy.needs(), 1);
+        let turn = with_blocks(160, 10, 1);
+        cluster.dispatch(&mut policy, turn.clone(), 0);
+        // Excess: 10 queued blocks over a request of 10; credit 0.5 / (1 + 2) for each of 9 blocks.
+        let expected = 3.0 * (20.0 - 1.5) + 10.0 + 7.0;
+        assert!((cost(&cluster, &policy, &turn, 0) - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_lowest_cost_wins_without_temperature_and_by_weight_with_it() {
+        let mut cold = policy(DynamoKvOptions::default());
+        let mut cluster = Cluster::new(cold.needs(), 2);
+        cluster.dispatch(&mut cold, request(160, 10), 0);
+        assert_eq!(cluster.place(&mut cold, &request(16, 10)), 1);
+        // The lowest cost has weight 1, the highest e^(-1/0.5).
+        let mut draws = Draws::new(1);
+        let first = (0..2000).filter(|_| soft_lowest(&[5.0, 25.0], 0.5, &mut draws) == 0).count() as f64;
+        let expected = 2000.0 / (1.0 + libm::exp(-2.0));
+        // 2.58 standard deviations: 1 %.
+        assert!(
+            (first - expected).abs() < 2.58 * libm::sqrt(expected * (1.0 - expected / 2000.0)),
+            "{first}"
+        );
+    }
+
+    #[test]
+    fn bad_constants_are_named() {
+        let default = DynamoKvOptions::default();
+        for (options, field) in [
+            (DynamoKvOptions { overlap_score_credit: 2.0, ..default }, "overlap_score_credit"),
+            (DynamoKvOptions { prefill_load_scale: -1.0, ..default }, "prefill_load_scale"),
+            (DynamoKvOptions { temperature: f64::NAN, ..default }, "temperature"),
+        ] {
+            let error = DynamoKv::new(options, 0).err().unwrap();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
+}

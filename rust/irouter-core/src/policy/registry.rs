@@ -1,0 +1,195 @@
+//! Every policy by name.
+//!
+//! To add one: write its file, which implements [`Policy`] and [`Configurable`], and give it a line in the table below.
+//! The contract test (`tests/policy_contract.rs`) then runs over it by itself.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+use super::central::{CentralFcfs, CentralShortest};
+use super::decode_balancer::DecodeBalancer;
+use super::dedicated_split::DedicatedSplit;
+use super::dynamo_kv::DynamoKv;
+use super::join_shortest_queue::JoinShortestQueue;
+use super::least_requests::LeastRequests;
+use super::least_work::LeastWork;
+use super::least_work_oracle::LeastWorkOracle;
+use super::llmd_token_load::LlmdTokenLoad;
+use super::lmetric::Lmetric;
+use super::max_capacity::MaxCapacity;
+use super::min_min::MinMin;
+use super::power_of_two::PowerOfTwo;
+use super::random::Random;
+use super::round_robin::RoundRobin;
+use super::session_affinity::SessionAffinity;
+use super::smg_least_load::SmgLeastLoad;
+use super::{Needs, Policy};
+
+use Origin::{Common, Own, Paper};
+
+/// A policy that is built from constants with defaults.
+pub trait Configurable: Policy + Sized + 'static {
+    /// Its constants. Field names are what users write; unknown ones are refused.
+    type Options: Default + Serialize + DeserializeOwned;
+
+    /// The policy with these constants; `seed` is that of its random choices.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for a constant out of range.
+    fn new(options: Self::Options, seed: u64) -> Result<Self>;
+}
+
+/// The options of a policy without constants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoOptions {}
+
+/// Where a policy comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Common knowledge of load balancing.
+    Common,
+    /// A baseline of the paper (Jain et al., arXiv 2408.13510).
+    Paper,
+    /// A rule of another router, written again from its published formula.
+    Peer {
+        /// Whether a test compares its decisions with those of the router's own package.
+        conformance_tested: bool,
+    },
+    /// This project.
+    Own,
+}
+
+/// A rule of another router whose decisions no test compares with that router's package.
+const PEER: Origin = Origin::Peer { conformance_tested: false };
+
+/// A policy in the table.
+#[derive(Clone, Copy)]
+pub struct RegistryEntry {
+    /// Name.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub description: &'static str,
+    /// Where it comes from.
+    pub origin: Origin,
+    constructor: fn(&str, Value, u64) -> Result<Box<dyn Policy>>,
+    defaults: fn() -> Value,
+}
+
+const fn entry<P: Configurable>(
+    name: &'static str,
+    origin: Origin,
+    description: &'static str,
+) -> RegistryEntry {
+    RegistryEntry {
+        name,
+        description,
+        origin,
+        constructor: |name, options, seed| {
+            let options: P::Options = serde_json::from_value(options).map_err(|error| Error::Schema {
+                what: format!("options of policy `{name}`"),
+                message: error.to_string(),
+            })?;
+            Ok(Box::new(P::new(options, seed)?))
+        },
+        defaults: || serde_json::to_value(P::Options::default()).unwrap_or_default(),
+    }
+}
+
+/// One line per policy.
+#[rustfmt::skip]
+static REGISTRY: [RegistryEntry; 18] = [
+    entry::<Random>("random", Common, "any ready instance, with equal probability"),
+    entry::<RoundRobin>("round_robin", Common, "each ready instance in turn"),
+    entry::<LeastRequests>("least_requests", Common, "fewest requests in flight"),
+    entry::<PowerOfTwo>("power_of_two", Common, "the less busy of two random instances, by requests in flight"),
+    entry::<SessionAffinity>("session_affinity", Common, "a session stays where it is; new ones go to the fewest requests"),
+    entry::<DedicatedSplit>("dedicated_split", Paper, "long predicted outputs to one group of instances, short ones to the other"),
+    entry::<JoinShortestQueue>("join_shortest_queue", Paper, "fewest prompt and predicted output tokens still to process"),
+    entry::<MaxCapacity>("max_capacity", Paper, "once a second, from the head of the queue to the most free KV cache that can take it"),
+    entry::<MinMin>("min_min", Paper, "the waiting request that some instance completes first, by the upper bound of its predicted bucket"),
+    entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
+    entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
+    entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
+    entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
+    entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
+    entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
+    entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
+    entry::<CentralFcfs>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
+    entry::<CentralShortest>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+];
+
+/// Every policy, in the order in which they are listed to users.
+pub fn registry() -> &'static [RegistryEntry] {
+    &REGISTRY
+}
+
+/// The policy of that name.
+///
+/// # Errors
+/// [`Error::Unknown`] with the nearest name.
+pub(super) fn find(name: &str) -> Result<&'static RegistryEntry> {
+    let found = REGISTRY.iter().find(|entry| entry.name == name);
+    found.ok_or_else(|| Error::unknown("policy", name, REGISTRY.iter().map(|entry| entry.name)))
+}
+
+impl RegistryEntry {
+    /// Its constants with their defaults: an object.
+    pub fn default_options(&self) -> Value {
+        (self.defaults)()
+    }
+
+    /// What it has to be told when its options are the defaults.
+    ///
+    /// # Errors
+    /// None with the policies of the table.
+    pub fn needs(&self) -> Result<Needs> {
+        Ok(self.build(&Map::new(), 0)?.needs())
+    }
+
+    /// Builds it with these options and the defaults of all others.
+    ///
+    /// # Errors
+    /// As [`super::PolicySpec::build`].
+    pub(super) fn build(&self, options: &Map<String, Value>, seed: u64) -> Result<Box<dyn Policy>> {
+        let defaults = self.default_options();
+        let known = || defaults.as_object().into_iter().flat_map(|known| known.keys().map(String::as_str));
+        if let Some(bad) = options.keys().find(|option| known().all(|name| name != option.as_str())) {
+            return Err(Error::unknown("policy option", bad, known()));
+        }
+        (self.constructor)(self.name, Value::Object(options.clone()), seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_descriptions_are_one_line() {
+        for (index, entry) in registry().iter().enumerate() {
+            assert!(registry()[..index].iter().all(|before| before.name != entry.name), "{}", entry.name);
+            assert!(!entry.description.is_empty() && !entry.description.contains('\n'), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn default_options_build_the_policy_when_written_out() {
+        for entry in registry() {
+            let Value::Object(options) = entry.default_options() else { panic!("{}: no object", entry.name) };
+            let built = entry.build(&options, 7);
+            assert!(built.is_ok(), "{}: {}", entry.name, built.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn only_oracles_ask_for_true_lengths() {
+        let oracles = registry().iter().filter(|entry| entry.needs().unwrap().truth);
+        let names: Vec<_> = oracles.map(|entry| entry.name).collect();
+        assert_eq!(names, ["decode_balancer", "least_work_oracle"]);
+    }
+}

@@ -1,0 +1,221 @@
+//! A small cluster for the unit tests of policies: a real state, to which events are applied by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::engine::EngineConfig;
+use crate::error::Result;
+use crate::event::EngineReport;
+use crate::ids::{InstanceId, RequestKey};
+use crate::length::LengthDistribution;
+use crate::profile::{Form, KvCache, Profile, Scheduler, SchedulerMode, Source, StepTime};
+use crate::queue::Queue;
+use crate::request::{Request, TenantId};
+use crate::state::{InstanceState, State, StateOptions};
+use crate::time::Picos;
+
+use super::{ClusterView, Needs, Policy, QueueView, Verdict};
+
+/// Batch slots of an instance.
+pub(super) const SLOTS: u32 = 8;
+/// KV blocks of an instance, 16 tokens each.
+pub(super) const BLOCKS: u32 = 1024;
+
+/// Instances that take 0.1 ms per prompt token and 1 ms per decoding sequence and step, and nothing else.
+fn engine() -> Arc<EngineConfig> {
+    let profile = Profile {
+        name: "test".into(),
+        model: "test".into(),
+        accelerator: "test".into(),
+        tensor_parallel: 1,
+        max_model_len: 16_384,
+        scheduler: Scheduler {
+            mode: SchedulerMode::VllmV1,
+            max_num_seqs: SLOTS,
+            max_num_batched_tokens: 2048,
+            reserve_full_input: true,
+            watermark: 0.0,
+        },
+        kv: KvCache { block_tokens: 16, blocks: BLOCKS, prefix_cache: true },
+        step_time: StepTime {
+            form: Form::A { constant_ms: 0.0 },
+            prefill_token_ms: 0.1,
+            prefill_attention_ms: 0.0,
+            decode_sequence_ms: 1.0,
+            decode_context_token_ms: 0.0,
+            mixed_decode_sequence: 1.0,
+            mixed_decode_context: 1.0,
+            overhead_ms: 0.0,
+            launch_floor_ms: 0.0,
+        },
+        source: Source {
+            data: "made up".into(),
+            fitted_tokens: 2048,
+            fitted_sequences: SLOTS,
+            fitted_context_tokens: 16_384,
+            held_out_error_percent: None,
+        },
+    };
+    Arc::new(EngineConfig::new(&profile).unwrap())
+}
+
+/// A time in seconds.
+pub(super) fn at(seconds: f64) -> Picos {
+    Picos::from_seconds(seconds).unwrap()
+}
+
+/// A request at time zero, predicted exactly.
+pub(super) fn request(prompt_tokens: u32, output_tokens: u32) -> Request {
+    Request {
+        id: 0,
+        arrival: Picos::ZERO,
+        prompt_tokens,
+        max_tokens: 8192,
+        predicted: Arc::new(LengthDistribution::exact(output_tokens)),
+        prompt_blocks: None,
+        priority: 0,
+        deadline: None,
+        tenant: TenantId(0),
+        session: None,
+        true_output_tokens: None,
+    }
+}
+
+/// The same with block hashes: requests of one `family` have their common length as common prefix.
+pub(super) fn with_blocks(prompt_tokens: u32, output_tokens: u32, family: u64) -> Request {
+    let blocks: Vec<u64> = (0..u64::from(prompt_tokens / 16)).map(|block| family * 1000 + block).collect();
+    Request { prompt_blocks: Some(blocks.into()), ..request(prompt_tokens, output_tokens) }
+}
+
+/// A state and a queue that a policy is asked about.
+pub(super) struct Cluster {
+    state: State,
+    queue: Queue,
+    now: Picos,
+    last_prompt_tokens: u32,
+}
+
+impl Cluster {
+    pub(super) fn new(needs: Needs, instances: usize) -> Self {
+        let options = StateOptions { needs, dispatch_delay: Picos::ZERO, progress_tokens: 16 };
+        let mut cluster = Self {
+            state: State::new(options),
+            queue: Queue::new(f64::INFINITY, BTreeMap::new()).unwrap(),
+            now: Picos::ZERO,
+            last_prompt_tokens: 0,
+        };
+        (0..instances).for_each(|_| cluster.join());
+        cluster
+    }
+
+    fn view(&self) -> ClusterView<'_> {
+        ClusterView { now: self.now, instances: self.state.instances() }
+    }
+
+    pub(super) fn instance(&self, instance: u32) -> &InstanceState {
+        self.state.instance(InstanceId(instance)).unwrap()
+    }
+
+    pub(super) fn capacity_tokens(&self) -> u32 {
+        BLOCKS * 16
+    }
+
+    /// Prompt of the request dispatched last.
+    pub(super) fn last_prompt_tokens(&self) -> u32 {
+        self.last_prompt_tokens
+    }
+
+    pub(super) fn set_now(&mut self, seconds: f64) {
+        self.now = at(seconds);
+        self.state.advance_twins(self.now).unwrap();
+    }
+
+    pub(super) fn join(&mut self) {
+        let next = u32::try_from(self.state.instances().len()).unwrap();
+        self.state.joined(InstanceId(next), engine()).unwrap();
+    }
+
+    pub(super) fn drain(&mut self, instance: u32) {
+        self.state.draining(InstanceId(instance)).unwrap();
+    }
+
+    pub(super) fn report(&mut self, instance: u32, report: EngineReport) {
+        self.state.reported(InstanceId(instance), report).unwrap();
+    }
+
+    /// Where the policy would place the request, which stays outside.
+    pub(super) fn try_place(&self, policy: &mut impl Policy, request: &Request) -> Result<InstanceId> {
+        policy.place(&self.view(), request)
+    }
+
+    /// The same, where it must not fail.
+    pub(super) fn place(&self, policy: &mut impl Policy, request: &Request) -> u32 {
+        self.try_place(policy, request).unwrap().0
+    }
+
+    /// Places the request where the policy says and dispatches it.
+    pub(super) fn route(&mut self, policy: &mut impl Policy, request: Request) -> u32 {
+        let instance = self.place(policy, &request);
+        self.dispatch(policy, request, instance);
+        instance
+    }
+
+    /// Dispatches the request to the instance, whatever the policy thinks.
+    pub(super) fn dispatch(
+        &mut self,
+        policy: &mut impl Policy,
+        request: Request,
+        instance: u32,
+    ) -> RequestKey {
+        let key = self.state.submitted(request, 0.0);
+        self.send(policy, key, InstanceId(instance));
+        key
+    }
+
+    fn send(&mut self, policy: &mut impl Policy, key: RequestKey, instance: InstanceId) {
+        self.state.dispatched(key, instance, self.now).unwrap();
+        let request = self.state.request(key).unwrap();
+        self.last_prompt_tokens = request.prompt_tokens;
+        policy.dispatched(request, instance);
+    }
+
+    /// Puts the request into the queue.
+    pub(super) fn wait(&mut self, policy: &mut impl Policy, request: Request) {
+        let rates = self.instance(0).rates();
+        let work =
+            rates.seconds(f64::from(request.prompt_tokens), request.predicted.mean(request.max_tokens));
+        let (priority, tenant, order) = (request.priority, request.tenant, policy.order_key(&request, work));
+        let key = self.state.submitted(request, work);
+        self.queue.insert(key, priority, tenant, order, work);
+    }
+
+    /// Asks for a decision and carries it out: the instance of a dispatch, and the timer of a hold. An empty queue holds.
+    pub(super) fn decide(&mut self, policy: &mut impl Policy, now: Picos) -> (Option<u32>, Option<Picos>) {
+        self.now = now;
+        self.state.advance_twins(now).unwrap();
+        if self.queue.is_empty() {
+            return (None, None);
+        }
+        let queue = QueueView { queue: &self.queue, state: &self.state };
+        match policy.decide(&self.view(), &queue).unwrap() {
+            Verdict::Hold { until } => (None, until),
+            Verdict::Dispatch { request, instance } => {
+                self.queue.dispatched(request, 1.0);
+                self.send(policy, request, instance);
+                (Some(instance.0), None)
+            }
+        }
+    }
+
+    /// The request has produced so many tokens.
+    pub(super) fn progress(&mut self, key: RequestKey, tokens: u32) {
+        self.state.progress(key, tokens).unwrap();
+    }
+
+    pub(super) fn finish(&mut self, policy: &mut impl Policy, key: RequestKey) {
+        let released = self.state.released(key).unwrap();
+        if let Some(instance) = released.instance {
+            policy.released(&released.request, instance, released.tokens);
+        }
+    }
+}
