@@ -2,7 +2,11 @@
 
 mod features;
 mod least_squares;
+mod nelder_mead;
 mod probe;
+mod replay_start;
+mod requests;
+mod robust;
 #[cfg(test)]
 mod tests;
 
@@ -12,21 +16,16 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Result, SimError};
 use features::{Features, sequences_of, tokens_of};
-use least_squares::NormalEquations;
+use robust::{dot, relative_fit};
 
 pub use probe::{fitted_profile, probe_steps};
+pub use requests::{RequestFit, RequestRecord, fit_request_log};
 
 /// Share of the steps that no coefficient sees.
 const HELD_OUT: f64 = 0.25;
 /// Fewest steps, and fewest of them with prefill and with decodes.
 const FEWEST_STEPS: usize = 200;
 const FEWEST_OF_A_KIND: usize = 20;
-/// Rounds of reweighting after the first fit.
-const ROUNDS: usize = 4;
-/// Residuals beyond so many robust standard deviations count linearly (Huber), so that a pause of the host or a
-/// compilation in the log does not bend the fit.
-const HUBER: f64 = 3.0;
-
 /// One step of an engine, as measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepRecord {
@@ -80,7 +79,9 @@ pub fn fit_step_log(records: &[StepRecord], form: FitForm, seed: u64) -> Result<
     let training =
         || records.iter().zip(&held_out).filter(|(_, held_out)| !**held_out).map(|(record, _)| record);
     let features = Features::of(form, &training().map(|record| record.shape).collect::<Vec<_>>());
-    let coefficients = reweighted_fit(&features, &training().copied().collect::<Vec<_>>());
+    let rows: Vec<Vec<f64>> = training().map(|record| features.row(&record.shape)).collect();
+    let measured: Vec<f64> = training().map(|record| record.duration_ms).collect();
+    let coefficients = relative_fit(&rows, &measured, &features.least());
     let predicted_ms: Vec<f64> =
         records.iter().map(|record| dot(&features.row(&record.shape), &coefficients)).collect();
     let errors: Vec<f64> = records
@@ -123,52 +124,6 @@ impl StepFit {
         profile.validate()?;
         Ok(profile)
     }
-}
-
-/// Refits with weights from the fit before: one over the prediction, less for outliers.
-fn reweighted_fit(features: &Features, records: &[StepRecord]) -> Vec<f64> {
-    let least = features.least();
-    let rows: Vec<Vec<f64>> = records.iter().map(|record| features.row(&record.shape)).collect();
-    let solve = |weights: &[f64]| -> Vec<f64> {
-        let mut equations = NormalEquations::new(features.columns());
-        for ((row, record), &weight) in rows.iter().zip(records).zip(weights) {
-            equations.add(row, record.duration_ms - dot(row, &least), weight);
-        }
-        equations.solve().iter().zip(&least).map(|(above, least)| above + least).collect()
-    };
-    let mut coefficients = solve(&records.iter().map(|record| 1.0 / record.duration_ms).collect::<Vec<_>>());
-    for _ in 0..ROUNDS {
-        // A prediction near zero, which only a poor first fit gives, must not swallow all weight.
-        let predicted = |row: &[f64], measured: f64| dot(row, &coefficients).max(measured / 10.0);
-        let residuals: Vec<f64> = rows
-            .iter()
-            .zip(records)
-            .map(|(row, record)| (record.duration_ms / predicted(row, record.duration_ms) - 1.0).abs())
-            .collect();
-        let limit = HUBER * robust_deviation(&residuals);
-        let weights: Vec<f64> = rows
-            .iter()
-            .zip(records)
-            .zip(&residuals)
-            .map(|((row, record), &residual)| {
-                let shrink = if residual > limit { (limit / residual).sqrt() } else { 1.0 };
-                shrink / predicted(row, record.duration_ms)
-            })
-            .collect();
-        coefficients = solve(&weights);
-    }
-    coefficients
-}
-
-/// The standard deviation of a normal distribution with the same median of absolute values; never zero.
-fn robust_deviation(absolute: &[f64]) -> f64 {
-    let mut sorted = absolute.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    (1.4826 * sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)).max(1e-9)
-}
-
-fn dot(row: &[f64], coefficients: &[f64]) -> f64 {
-    row.iter().zip(coefficients).map(|(left, right)| left * right).sum()
 }
 
 /// Mean context of the decodes, or what a prefill token attends to at most on average, whichever is longer.

@@ -31,7 +31,7 @@ pub fn probe_steps(profile: &Profile, noise: &Noise, steps: usize, seed: u64) ->
         let shape = random_shape(profile, index, &mut generator);
         let duration = model.step(&shape, noise.scale(clock));
         clock += duration;
-        records.push(StepRecord { shape, duration_ms: duration.0 as f64 / 1e9 });
+        records.push(StepRecord { shape, duration_ms: duration.as_millis() });
     }
     Ok(records)
 }
