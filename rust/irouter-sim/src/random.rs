@@ -10,7 +10,7 @@ pub(crate) enum Purpose {
     Arrivals = 1,
     /// Generated lengths.
     Lengths,
-    /// Windows, shifts and thinning of a replayed trace.
+    /// Phase and thinning of a replayed trace.
     Replay,
     /// Arrivals within the tick of a trace's clock.
     Ticks,
@@ -22,6 +22,10 @@ pub(crate) enum Purpose {
     Aborts,
     /// Ends that the router is never told.
     Leaks,
+    /// The sample that stands for all lengths of a generator.
+    Population,
+    /// Windows of a replayed trace.
+    Windows,
 }
 
 /// The generator of `seed` for one purpose.

@@ -1,10 +1,16 @@
 //! What arrives: requests as columns, from a trace or a generator.
 
 mod convert;
+mod generate;
 mod prefix;
+mod replay;
+mod ticks;
 
 pub use convert::{arrivals_from_seconds, counts_from_integers};
+pub use generate::{ArrivalSpec, Draw, GeneratorSpec, LengthSpec, LogNormalSpec, TaskSpec};
 pub use prefix::PrefixColumn;
+pub use replay::{ReplayPlan, ReplayReport, ReplaySpec};
+pub use ticks::spread_ticks;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -166,10 +172,7 @@ impl Workload {
     /// Coefficient of variation of the gaps between arrivals (1 for Poisson arrivals, 0 for a metronome); `None` when
     /// all arrive at once.
     pub fn arrival_cv(&self) -> Option<f64> {
-        let mean = 1.0 / self.rate()?;
-        let gaps = self.columns.arrival.windows(2).map(|pair| (pair[1] - pair[0]).as_seconds());
-        let squares: f64 = gaps.map(|gap| (gap - mean) * (gap - mean)).sum();
-        Some(libm::sqrt(squares / (self.len() - 1) as f64) / mean)
+        gap_variation(&self.columns.arrival)
     }
 
     /// Mean prompt in tokens.
@@ -210,6 +213,18 @@ impl WorkloadColumns {
             prefix: self.prefix.as_ref().map(|column| column.gather(rows)),
         }
     }
+}
+
+/// Coefficient of variation of the gaps between ascending times; `None` when all are equal.
+fn gap_variation(times: &[Picos]) -> Option<f64> {
+    let gaps = times.len().saturating_sub(1);
+    let mean = (*times.last()? - times[0]).as_seconds() / gaps as f64;
+    if gaps == 0 || mean <= 0.0 {
+        return None;
+    }
+    let deviation = |pair: &[Picos]| (pair[1] - pair[0]).as_seconds() - mean;
+    let squares: f64 = times.windows(2).map(|pair| deviation(pair) * deviation(pair)).sum();
+    Some(libm::sqrt(squares / gaps as f64) / mean)
 }
 
 fn pick<T: Copy>(column: &[T], rows: &[usize]) -> Vec<T> {

@@ -35,6 +35,10 @@ impl PrefixColumn {
         &self.hashes[self.offsets[row]..self.offsets[row + 1]]
     }
 
+    pub(super) fn row_mut(&mut self, row: usize) -> &mut [u64] {
+        &mut self.hashes[self.offsets[row]..self.offsets[row + 1]]
+    }
+
     /// Hashes of the full blocks of `block_tokens` tokens in the prompt of request `row`, as an engine's prefix cache wants
     /// them. Block `j` under hash `h` is named by a mix of `h` and `j`, so two prompts share it exactly when they share `h`.
     ///
