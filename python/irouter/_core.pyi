@@ -134,5 +134,50 @@ def simulate(
         IrouterError: For bad input.
     """
 
+def fit_step_log(
+    template_json: str,
+    *,
+    name: str,
+    data: str,
+    prefill_sequences: NDArray[np.int64],
+    prefill_tokens: NDArray[np.int64],
+    prefill_pairs: NDArray[np.int64],
+    decodes: NDArray[np.int64],
+    decode_context: NDArray[np.int64],
+    duration_ms: NDArray[np.float64],
+    form: str = "C",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fits step times to a log of engine steps; a quarter of them, drawn with `seed`, is held out.
+
+    Returns:
+        `profile` as JSON, `predicted_ms` and `held_out` per step, and `held_out_error_percent`.
+
+    Raises:
+        IrouterError: Naming the first bad step, or for a log that does not determine the coefficients.
+    """
+
+def fit_request_log(
+    template_json: str,
+    *,
+    name: str,
+    data: str,
+    arrival_s: NDArray[np.float64],
+    input_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+    first_token_s: NDArray[np.float64],
+    last_token_s: NDArray[np.float64],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fits step times to a log of the requests of one instance by replaying it; a quarter is held out.
+
+    Returns:
+        `profile` as JSON; `predicted_first_s`, `predicted_last_s` and `held_out` per request;
+        `held_out_e2e_error_percent` and `held_out_ttft_error_percent`.
+
+    Raises:
+        IrouterError: Naming the first bad request.
+    """
+
 def policies() -> list[tuple[str, str]]:
     """Every policy: name and description in one line."""

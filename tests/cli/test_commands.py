@@ -12,31 +12,14 @@ from irouter import _core, profiles, scenarios
 from irouter.cli import main
 
 QUICK = ["compare", "conversation", "--requests", "60", "--seeds", "2"]
-FIGURES = [
-    "e2e_mean_s",
-    "e2e_p50_s",
-    "e2e_p90_s",
-    "e2e_p99_s",
-    "ttft_mean_s",
-    "ttft_p50_s",
-    "ttft_p90_s",
-    "ttft_p99_s",
-    "tbt_mean_s",
-    "tbt_p99_s",
-    "tpot_mean_s",
-    "makespan_s",
-    "router_wait_mean_s",
-    "router_wait_max_s",
-    "queue_wait_mean_s",
-    "slowdown_p99",
-    "e2e_p99_by_output_quartile_s",
-    "preemptions",
-    "throughput_tok_s",
-    "goodput",
-    "completed",
-    "failed",
-    "dropped",
-]
+FIGURES = set(
+    """
+    e2e_mean_s e2e_p50_s e2e_p90_s e2e_p99_s ttft_mean_s ttft_p50_s ttft_p90_s ttft_p99_s tbt_mean_s
+    tbt_p99_s tpot_mean_s makespan_s router_wait_mean_s router_wait_max_s queue_wait_mean_s
+    slowdown_p99 e2e_p99_by_output_quartile_s preemptions throughput_tok_s goodput completed failed
+    dropped
+    """.split()  # noqa: SIM905 - a list of names reads best as words
+)
 
 
 def run(*arguments: str | Path) -> int:
@@ -65,7 +48,7 @@ def test_the_json_has_every_figure_of_every_policy(tmp_path: Path) -> None:
     )
     assert list(report["policies"]) == ["central_fcfs", "random", "round_robin"]
     for policy, figures in report["policies"].items():
-        assert set(FIGURES) <= figures.keys()
+        assert figures.keys() >= FIGURES
         for key in FIGURES:
             low, high = figures["ci95"]["e2e_mean_s"]
             assert low <= figures["e2e_mean_s"] <= high
@@ -205,7 +188,7 @@ BAD = [
     ([*QUICK, "--sweep", "a"], "--sweep a: expected FROM:TO:STEP"),
     ([*QUICK, "--sweep", "0:1:0.1"], "--sweep 0:1:0.1: expected FROM:TO:STEP"),
     ([*QUICK, "--json", "nowhere/f.json"], "no folder nowhere for f.json"),
-    ([*QUICK, "--trace", "nowhere.csv"], "no trace file nowhere.csv"),
+    ([*QUICK, "--trace", "nowhere.csv"], "no file nowhere.csv"),
     (["simulate", "conversation", "--policy", "rand", "--out", "r.parquet"], "unknown policy `rand`"),
     (
         ["simulate", "conversation", "--policy", "random", "--out", "r.csv"],
@@ -245,7 +228,7 @@ def test_a_prompt_beyond_the_context_is_an_error_or_dropped_and_counted(
     common = [
         "compare",
         "--trace",
-        tmp_path / "long.csv",
+        str(tmp_path / "long.csv"),
         "--profile",
         "llama-2-7b@a100",
         "--policies",

@@ -223,5 +223,5 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IrouterError, match=r"^no trace file .*nowhere\.csv$"):
+    with pytest.raises(IrouterError, match=r"^no file .*nowhere\.csv$"):
         read_trace(tmp_path / "nowhere.csv")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from irouter._columns import whole_numbers
 from irouter._core import IrouterError, Workload
-from irouter._extras import require
+from irouter._tables import read_table
 from irouter.evaluation import trace_columns
 from irouter.evaluation.trace_formats import TraceFormat, detect
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 HASH_BLOCK_TOKENS: Final = 512
 """Tokens of the prompt per entry of `hash_ids`, as Mooncake publishes them."""
-
-_READERS: Final = {".parquet": "Parquet", ".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def read_trace(path: str | Path, *, drop_empty: bool = False) -> Trace:
         IrouterError: Naming the file, the row (counted from 1 below the header) and the field.
     """
     path = Path(path)
-    frame = _read(path)
+    frame = read_table(path, purpose="reading a trace")
     where = path.name
     if frame.height == 0:
         raise IrouterError(f"{where}: the trace has no requests")
@@ -105,8 +103,8 @@ def read_trace(path: str | Path, *, drop_empty: bool = False) -> Trace:
     arrival_s = trace_columns.arrivals(frame[form.arrival], where, form.clock)
     least = 0 if drop_empty else 1
     what = "a whole number of tokens"
-    input_tokens = trace_columns.whole_numbers(frame[form.input_tokens], where, least=least, what=what)
-    output_tokens = trace_columns.whole_numbers(frame[form.output_tokens], where, least=least, what=what)
+    input_tokens = whole_numbers(frame[form.input_tokens], where, least=least, what=what)
+    output_tokens = whole_numbers(frame[form.output_tokens], where, least=least, what=what)
     keep = (input_tokens > 0) & (output_tokens > 0)
     if not keep.any():
         raise IrouterError(f"{where}: every request is without input or output")
@@ -138,61 +136,8 @@ def _optional_columns(frame: pl.DataFrame, form: TraceFormat, where: str) -> dic
         elif field == "hash_ids":
             columns["block_offsets"], columns["block_hashes"] = trace_columns.hashes(column, where)
         elif field == "priority":
-            priority = trace_columns.whole_numbers(column, where, least=-(2**31))
+            priority = whole_numbers(column, where, least=-(2**31))
             columns[field] = priority.astype("int32")
         else:
-            columns[field] = trace_columns.whole_numbers(column, where, least=1)
+            columns[field] = whole_numbers(column, where, least=1)
     return columns
-
-
-def _read(path: Path) -> pl.DataFrame:
-    """The file as it is, CSV as text."""
-    kind = _READERS.get(path.suffix.lower())
-    if kind is None:
-        raise IrouterError(f"{path.name}: expected a file that ends in {', '.join(_READERS)}")
-    if not path.is_file():
-        raise IrouterError(f"no trace file {path}")
-    if path.stat().st_size == 0:
-        raise IrouterError(f"{path.name}: the file is empty")
-    polars = require("polars", extra="cli", purpose="reading a trace")
-    try:
-        frame: pl.DataFrame
-        if kind == "Parquet":
-            frame = polars.read_parquet(path)
-        elif kind == "CSV":
-            frame = polars.read_csv(path, infer_schema=False)
-        else:
-            frame = polars.read_ndjson(path, infer_schema_length=None)
-    except polars.exceptions.PolarsError as error:
-        reason = str(error).partition("\n")[0]
-        raise IrouterError(f"{path.name}: {_malformed_row(path, kind) or f'not {kind}: {reason}'}") from error
-    return frame
-
-
-def _malformed_row(path: Path, kind: str) -> str | None:
-    """What is wrong with the first row that no reader can read, if a row is to blame."""
-    if kind == "Parquet":
-        return None
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        if kind == "CSV":
-            fields = next(lines).count(",") + 1
-            for row, line in enumerate(lines, start=1):
-                if line.count(",") + 1 > fields and '"' not in line:
-                    return f"row {row}: {line.count(',') + 1} fields, expected {fields} as in the header"
-            return None
-        for row, line in enumerate(lines, start=1):
-            problem = _malformed_json(line)
-            if problem:
-                return f"row {row}: {problem}"
-    return None
-
-
-def _malformed_json(line: str) -> str | None:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        value = json.loads(line, parse_constant=refuse)
-    except ValueError as error:
-        return f"{error}: {line.strip()[:60]!r}"
-    return None if isinstance(value, dict) else f"expected a JSON object, found {line.strip()[:60]!r}"
