@@ -125,9 +125,11 @@ def calibrate_requests(log: str | Path, *, template: str | Path, name: str, seed
     """
     path = Path(log)
     frame = _read(path, (*_REQUEST_TIMES, *_REQUEST_COUNTS))
-    expected = "a number of seconds, zero or more"
-    {column: numbers(frame[column], path.name, least=0.0, expected=expected) for column in _REQUEST_TIMES}
-    {column: whole_numbers(frame[column], path.name, least=1) for column in _REQUEST_COUNTS}
+    arrival, first, last = (
+        numbers(frame[column], path.name, least=0.0, expected="a number of seconds, zero or more")
+        for column in _REQUEST_TIMES
+    )
+    inputs, outputs = (whole_numbers(frame[column], path.name, least=1) for column in _REQUEST_COUNTS)
     fit = _core.fit_request_log(
         _template(template),
         name=name,
