@@ -1,0 +1,42 @@
+"""Speed as a Python user meets it: everything that `irouter.compare` does for one policy, on one core.
+
+`make bench` times it; the gate runs each case once, for the assertion.
+"""
+
+from typing import Any
+
+import pytest
+
+import irouter
+from irouter import _core
+
+REQUESTS = 20_000
+POLICIES = ("round_robin", "least_requests", "least_work", "central_shortest")
+
+
+@pytest.mark.parametrize("load", [0.8, 1.2])
+@pytest.mark.parametrize("instances", [4, 16])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_comparing_one_policy_on_conversation_lengths(
+    benchmark: Any, policy: str, instances: int, load: float
+) -> None:
+    def compare() -> irouter.Comparison:
+        return irouter.compare(
+            "conversation",
+            policies=[policy],
+            reference=policy,
+            instances=instances,
+            load=load,
+            requests=REQUESTS,
+            seeds=1,
+            threads=1,
+        )
+
+    figures = compare().policies[policy]
+    assert figures["completed"] == REQUESTS
+    if benchmark.enabled:
+        assert _core.BUILD_PROFILE == "release", "time an optimised build: make build-release"
+    benchmark.group = f"{instances} instances, load {load}"
+    benchmark(compare)
+    if benchmark.enabled:
+        benchmark.extra_info["requests_per_second"] = round(REQUESTS / benchmark.stats.stats.mean)
