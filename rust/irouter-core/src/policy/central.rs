@@ -38,9 +38,11 @@ impl CentralFcfsOptions {
     /// Whether the instance may have the request now.
     ///
     /// ```text
-    /// idle  or  in flight < max_num_seqs  and  used + queued + own + growth_blocks x in flight <= KV blocks
-    ///       or  in flight - running < lookahead_requests
+    /// in flight < max_num_seqs  and  used + queued + own + growth_blocks x in flight <= KV blocks
+    /// or  in flight - running < lookahead_requests
     /// ```
+    ///
+    /// An idle instance always has room, for no request is longer than the KV cache.
     ///
     /// * used: blocks of the running requests in the twin, shared ones once;
     /// * queued: blocks of prompts not yet computed, by the twin; while requests are on their way to the engine, which
@@ -56,7 +58,7 @@ impl CentralFcfsOptions {
         let in_flight = instance.in_flight();
         let config = instance.config();
         let load = instance.twin().map(Twin::load).unwrap_or_default();
-        if in_flight == 0 || in_flight.saturating_sub(load.running) < self.lookahead_requests {
+        if in_flight.saturating_sub(load.running) < self.lookahead_requests {
             return true;
         }
         let arrived = load.waiting + load.running >= in_flight;

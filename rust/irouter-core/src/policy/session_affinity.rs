@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
+use crate::state::InstanceState;
 
 use super::draws::Draws;
 use super::registry::Configurable;
@@ -67,7 +68,8 @@ impl Policy for SessionAffinity {
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
         let pinned = request.session.and_then(|session| self.pins.get(&session)).map(|pin| pin.instance);
-        match pinned.filter(|id| view.ready().any(|instance| instance.id() == *id)) {
+        let is_ready = |id: &InstanceId| view.instances.get(id.index()).is_some_and(InstanceState::is_ready);
+        match pinned.filter(is_ready) {
             Some(instance) => Ok(instance),
             None => self.draws.lowest(view, |instance| f64::from(instance.in_flight())),
         }

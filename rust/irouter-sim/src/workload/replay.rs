@@ -76,7 +76,11 @@ impl<'a> ReplayPlan<'a> {
         let factor = match (spec.rate, trace.rate()) {
             (None, _) => 1.0,
             (Some(wanted), _) if !wanted.is_finite() || wanted <= 0.0 => {
-                return Err(SimError::field("rate", wanted, "a finite number of requests per second above 0"));
+                return Err(SimError::field(
+                    "rate",
+                    wanted,
+                    "a finite number of requests per second above 0",
+                ));
             }
             (Some(wanted), None) => {
                 return Err(SimError::field("rate", wanted, "none: the trace's requests all arrive at once"));
@@ -173,8 +177,7 @@ impl<'a> ReplayPlan<'a> {
         let (first, origin) = (picks[0].arrival, self.trace.arrival()[0]);
         for pick in &mut picks {
             let since = pick.arrival - first;
-            let scaled =
-                if compression > 1.0 { scale(since, 1.0 / compression) } else { since };
+            let scaled = if compression > 1.0 { scale(since, 1.0 / compression) } else { since };
             pick.arrival = origin + scaled;
         }
         Ok(picks)
