@@ -1,10 +1,12 @@
 """The compiled core of irouter."""
 
-from collections.abc import Callable
-from typing import Any, Final, final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_PolicyFunction: TypeAlias = Callable[[dict[str, Any], list[dict[str, Any]]], int]
 
 BUILD_PROFILE: Final[str]
 """Whether this is an optimised build: `release` or `debug`."""
@@ -98,13 +100,151 @@ class Profile:
     ) -> float:
         """Duration of one step in milliseconds."""
 
+@final
+class Decision:
+    """One dispatch."""
+
+    @property
+    def key(self) -> int:
+        """The router's handle of the request, for its events."""
+
+    @property
+    def request_id(self) -> int:
+        """The caller's number of the request."""
+
+    @property
+    def instance(self) -> int:
+        """Where it goes."""
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that it waited at the router."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens expected in the instance's prefix cache."""
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the policy failed and the least predicted work decided."""
+
+@final
+class Router:
+    """A router: a central queue, the state of every instance, and a policy, driven by events and explicit time.
+
+    Every call takes the time in seconds of one monotonic clock. Safe to call from several threads.
+    """
+
+    def __new__(
+        cls,
+        profiles: Sequence[str],
+        policy: str | _PolicyFunction,
+        *,
+        seed: int = 0,
+        max_hold_s: float | None = 60.0,
+        overtaking_s: float = 30.0,
+        dispatch_delay_s: float = 0.001,
+    ) -> Router:
+        """A router with one instance per profile.
+
+        Args:
+            profiles: Profiles as JSON.
+            policy: Name of a policy, a JSON object with `name` and `options`, or a function.
+            seed: Seed of the policy's random choices.
+            max_hold_s: The longest that a request may be held while an engine has room; None for no limit.
+            overtaking_s: The most predicted work, in seconds, that may overtake a request.
+            dispatch_delay_s: Seconds from a decision until the engine has the request.
+
+        Raises:
+            IrouterError: For a bad profile or an unknown policy.
+        """
+
+    def submit(
+        self,
+        request_id: int,
+        *,
+        now_s: float,
+        prompt_tokens: int,
+        max_tokens: int,
+        predicted_tokens: int | None = None,
+        predicted_quantiles: Sequence[float] | None = None,
+        prompt_blocks: Sequence[int] | None = None,
+        priority: int = 0,
+        tenant: int = 0,
+        session: int | None = None,
+    ) -> int:
+        """Takes a request into the central queue and returns its handle.
+
+        The output length is given as one expected number of tokens or as quantiles; without either, `max_tokens` is
+        expected.
+
+        Raises:
+            IrouterError: For a request that fits no instance.
+        """
+
+    def decide(self, now_s: float) -> Decision | float | None:
+        """Decides on one waiting request.
+
+        Returns:
+            A `Decision`; or the time of the next decision in seconds when requests are held (infinity: at the next
+            event); or None when none waits.
+        """
+
+    def first_token(self, key: int, *, now_s: float, cached_tokens: int | None = None) -> None:
+        """The first token of a request came; `cached_tokens` when the engine says what its prefix cache gave."""
+
+    def progress(self, key: int, tokens: int, *, now_s: float) -> None:
+        """A request has produced `tokens` so far."""
+
+    def finished(self, key: int, *, now_s: float, tokens: int | None = None) -> None:
+        """A request is complete."""
+
+    def failed(self, key: int, *, now_s: float) -> None:
+        """A request broke on its instance."""
+
+    def cancelled(self, key: int, *, now_s: float) -> None:
+        """The client of a request went away."""
+
+    def join(self, instance: int, profile: str, *, now_s: float) -> None:
+        """An instance takes requests: a new one (the next free number) or one that left before."""
+
+    def drain(self, instance: int, *, now_s: float) -> None:
+        """An instance takes no more requests, and finishes those it has."""
+
+    def leave(self, instance: int, *, now_s: float) -> list[int]:
+        """An instance is gone; returns the callers' numbers of the requests lost with it."""
+
+    def report(
+        self,
+        instance: int,
+        *,
+        now_s: float,
+        waiting: int,
+        running: int,
+        kv_usage: float,
+        queued_prefill_tokens: int = 0,
+    ) -> None:
+        """An engine reported its metrics."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests at the router."""
+
+    @property
+    def in_flight(self) -> list[int]:
+        """Requests on each instance, by number."""
+
+    @property
+    def fallbacks(self) -> int:
+        """How often the policy failed and the least predicted work decided instead."""
+
 def run_experiment(
     experiment_json: str,
     workload: Workload | None = None,
     *,
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    callables: dict[str, Callable[[dict[str, Any], list[dict[str, Any]]], int]] | None = None,
+    callables: dict[str, _PolicyFunction] | None = None,
 ) -> str:
     """Runs every policy of an experiment on every seed and returns the runs as canonical JSON.
 
@@ -123,7 +263,7 @@ def simulate(
     experiment_json: str,
     workload: Workload | None = None,
     *,
-    callables: dict[str, Callable[[dict[str, Any], list[dict[str, Any]]], int]] | None = None,
+    callables: dict[str, _PolicyFunction] | None = None,
 ) -> dict[str, Any]:
     """Runs the first policy of an experiment on its first seed and returns the requests as columns.
 

@@ -128,7 +128,7 @@ def facts(comparison: Comparison) -> list[str]:
         f"load {workload['load']:.2f} ({workload['rate']:.2f} requests/s)",
         f"predictor {predictor(comparison.main.results['predictor'])}",
         f"{experiment.conditions} conditions",
-        f"{workload['requests']:,} requests x {seeds} seed{'s' if seeds > 1 else ''}",
+        f"{sum(workload['requests']):,} requests in {seeds} seed{'s' if seeds > 1 else ''}",
     ]
 
 
@@ -148,20 +148,26 @@ def remarks(comparison: Comparison) -> list[str]:
     lines = [
         f"saturation: {workload['saturation_rate']:.2f} requests/s for {settings['instances']} instances"
     ]
-    if workload["load"] >= 1.0:
+    if workload["overload"]:
         lines.append("overload run: more arrives than the cluster can serve, so there is no steady state")
-    elif workload["warmup"]:
+    elif any(workload["warm_up"]):
         lines.append(
-            f"warm-up: {workload['warmup']:,} earlier arrivals, the same for every policy, are not measured"
+            f"warm-up: {sum(workload['warm_up']):,} requests, the same for every policy, are not measured"
         )
+    if workload["router_profile_error_percent"] is not None:
+        error = workload["router_profile_error_percent"]
+        lines.append(f"the router's profile is fitted to a noisy log: {error:.2f} % error on held-out steps")
     before, after = workload["cv_before"], workload["cv_after"]
-    if before is not None and after is not None:
-        lines.append(f"CV of the gaps between arrivals: {before:.2f} in the source, {after:.2f} here")
+    if after is not None:
+        source = "" if before is None else f"{before:.2f} in the trace, "
+        lines.append(f"CV of the gaps between arrivals: {source}{after:.2f} here")
     if workload["row_reuse"] is not None:
-        lines.append(f"each row of the trace is used {workload['row_reuse']:.2f} times over all seeds")
+        lines.append(
+            f"each measured row of the trace is measured {workload['row_reuse']:.2f} times over all seeds"
+        )
     if settings["seeds"] == 1:
         lines.append("one seed: no intervals")
-    elif not workload["disjoint"]:
+    elif workload["disjoint"] is False:
         lines.append("windows overlap: the intervals cover alignment only")
     if workload["dropped"]:
         lines.append(f"{workload['dropped']:,} requests beyond the profile's context were dropped")

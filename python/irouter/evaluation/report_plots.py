@@ -230,7 +230,7 @@ def occupancy(styles: Styles, point: Point) -> Figure:
     held = max((np.max(samples[name]["router_queue"]) for name in shown), default=1.0)
     figure.update_yaxes(range=[0, max(1.0, held) * 1.05], row=1)
     for row in (2, 3):
-        figure.update_yaxes(title="instance", dtick=_tick(len(samples[shown[0]]["kv"])), row=row, col=1)
+        figure.update_yaxes(title="instance", dtick=_tick(len(samples[shown[0]]["kv_usage"])), row=row, col=1)
     figure.update_xaxes(title="seconds", row=3)
     figure = _styled(figure, height=680, right=90)
     if rivals:
@@ -260,7 +260,7 @@ def occupancy(styles: Styles, point: Point) -> Figure:
 
 def _occupancy_traces(styles: Styles, policy: str, sample: Mapping[str, Any], deepest: float) -> list[Any]:
     time = sample["time_s"]
-    instances = list(range(len(sample["kv"])))
+    instances = list(range(len(sample["kv_usage"])))
     # A cluster's worth of instances is a picture; lines of a hundred instances are not.
     common = {"x": time, "y": instances, "zmin": 0, "showscale": policy == styles.reference}
     bar = {"thickness": 10, "len": 0.34, "x": 1.01, "outlinewidth": 0}
@@ -283,7 +283,7 @@ def _occupancy_traces(styles: Styles, policy: str, sample: Mapping[str, Any], de
             **common,
         ),
         go.Heatmap(
-            z=(100 * np.array(sample["kv"])).round(1).tolist(),
+            z=(100 * np.array(sample["kv_usage"])).round(1).tolist(),
             zmax=100,
             colorscale=[[0, "#f6f8fa"], [0.6, "#8fb8de"], [1, "#0b2e59"]],
             colorbar={**bar, "y": 0.14, "title": {"text": "% of KV"}},
