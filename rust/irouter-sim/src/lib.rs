@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod error;
+pub mod experiment;
 pub mod metrics;
 pub mod prediction;
 mod random;

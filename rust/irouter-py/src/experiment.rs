@@ -1,0 +1,93 @@
+//! Simulations and comparisons.
+
+use irouter_core::policy::{self, Policy, PolicySpec};
+use irouter_sim::experiment::{self, BuiltIn, Experiment, PolicyFactory};
+use numpy::IntoPyArray;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::detach::{Progress, detached};
+use crate::error::to_python;
+use crate::policy::PythonPolicy;
+use crate::workload::Workload;
+
+/// The package's policies, and Python callables by name.
+struct Factory {
+    callables: Vec<(String, Py<PyAny>)>,
+}
+
+impl Factory {
+    fn new(callables: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let items = callables.into_iter().flat_map(|callables| callables.iter());
+        let callables = items.map(|(name, callable)| Ok((name.extract()?, callable.unbind())));
+        Ok(Self { callables: callables.collect::<PyResult<_>>()? })
+    }
+}
+
+impl PolicyFactory for Factory {
+    fn build(&self, spec: &PolicySpec, seed: u64) -> Result<Box<dyn Policy>, irouter_sim::SimError> {
+        match self.callables.iter().find(|(name, _)| name == spec.name()) {
+            Some((_, callable)) => {
+                let callable = Python::attach(|py| callable.clone_ref(py));
+                Ok(Box::new(PythonPolicy::new(callable)))
+            }
+            None => BuiltIn.build(spec, seed),
+        }
+    }
+}
+
+/// Runs every policy of an experiment on every seed, on `threads` threads (0: one per core), and returns the runs as
+/// canonical JSON. `progress(done, total)` is called after each run. `callables` are policies of the caller's own by name:
+/// `(request, instances) -> instance number`.
+#[pyfunction]
+#[pyo3(signature = (experiment_json, workload=None, *, threads=0, progress=None, callables=None))]
+pub(crate) fn run_experiment(
+    py: Python<'_>,
+    experiment_json: &str,
+    workload: Option<&Workload>,
+    threads: usize,
+    progress: Option<Py<PyAny>>,
+    callables: Option<&Bound<'_, PyDict>>,
+) -> PyResult<String> {
+    let policies = Factory::new(callables)?;
+    let experiment = Experiment::from_json(experiment_json).map_err(to_python)?;
+    let trace = workload.map(|workload| workload.inner.clone());
+    let progress = Progress::new(progress);
+    let report = |done, total| progress.report(done, total);
+    let result = detached(py, || experiment::run(&experiment, trace.as_deref(), &policies, threads, &report));
+    match progress.into_error() {
+        Some(error) => Err(error),
+        None => result,
+    }
+}
+
+/// Runs the first policy of an experiment on its first seed and returns the requests as columns: a dictionary of NumPy
+/// arrays, and of the outcomes as a list of words.
+#[pyfunction]
+#[pyo3(signature = (experiment_json, workload=None, *, callables=None))]
+pub(crate) fn simulate<'py>(
+    py: Python<'py>,
+    experiment_json: &str,
+    workload: Option<&Workload>,
+    callables: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let policies = Factory::new(callables)?;
+    let experiment = Experiment::from_json(experiment_json).map_err(to_python)?;
+    let trace = workload.map(|workload| workload.inner.clone());
+    let columns = detached(py, || experiment::simulate(&experiment, trace.as_deref(), &policies))?;
+    let result = PyDict::new(py);
+    for (name, seconds) in columns.seconds {
+        result.set_item(name, seconds.into_pyarray(py))?;
+    }
+    for (name, counts) in columns.counts {
+        result.set_item(name, counts.into_pyarray(py))?;
+    }
+    result.set_item("outcome", columns.outcome)?;
+    Ok(result)
+}
+
+/// Every policy: name and description in one line.
+#[pyfunction]
+pub(crate) fn policies() -> Vec<(&'static str, &'static str)> {
+    policy::registry().iter().map(|entry| (entry.name, entry.description)).collect()
+}

@@ -1,0 +1,59 @@
+//! A Python callable as a policy.
+
+use irouter_core::policy::{ClusterView, Needs, Policy};
+use irouter_core::{Error, InstanceId, Request};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+/// Calls `callable(request, instances)`, two plain structures, for the number of an instance.
+pub(crate) struct PythonPolicy {
+    callable: Py<PyAny>,
+}
+
+impl PythonPolicy {
+    pub(crate) fn new(callable: Py<PyAny>) -> Self {
+        Self { callable }
+    }
+
+    fn call(&self, view: &ClusterView<'_>, request: &Request) -> PyResult<InstanceId> {
+        Python::attach(|py| {
+            let description = PyDict::new(py);
+            description.set_item("id", request.id)?;
+            description.set_item("prompt_tokens", request.prompt_tokens)?;
+            description.set_item("max_tokens", request.max_tokens)?;
+            description.set_item("predicted_tokens", request.predicted.mean(request.max_tokens))?;
+            description.set_item("priority", request.priority)?;
+            description.set_item("tenant", request.tenant.0)?;
+            description.set_item("session", request.session)?;
+            let instances = PyList::empty(py);
+            for instance in view.ready() {
+                let entry = PyDict::new(py);
+                entry.set_item("instance", instance.id().0)?;
+                entry.set_item("in_flight", instance.in_flight())?;
+                entry.set_item("awaiting_first_token", instance.awaiting_first_token())?;
+                entry.set_item("queued_prefill_tokens", instance.queued_prefill_tokens())?;
+                entry.set_item("prompt_tokens", instance.prompt_tokens())?;
+                entry.set_item("produced_tokens", instance.produced_tokens())?;
+                entry.set_item("remaining_output_tokens", instance.remaining_output_tokens())?;
+                entry.set_item("work_seconds", instance.work_seconds())?;
+                entry.set_item("kv_capacity_tokens", instance.kv_capacity_tokens())?;
+                instances.append(entry)?;
+            }
+            self.callable.call1(py, (description, instances))?.extract(py).map(InstanceId)
+        })
+    }
+}
+
+impl Policy for PythonPolicy {
+    fn needs(&self) -> Needs {
+        Needs { counts: true, progress: true, ..Needs::default() }
+    }
+
+    fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> irouter_core::Result<InstanceId> {
+        if view.ready().next().is_none() {
+            return Err(view.no_instance());
+        }
+        self.call(view, request)
+            .map_err(|error| Error::Policy { policy: "callable".into(), message: error.to_string() })
+    }
+}

@@ -1,0 +1,274 @@
+//! What the policies of an experiment share: engines, windows, predictions, warm-up.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use irouter_core::engine::{EngineConfig, Noise};
+use irouter_core::policy::PolicySpec;
+use irouter_core::{Picos, Profile};
+
+use crate::calibrate::fitted_profile;
+use crate::error::{Result, SimError};
+use crate::metrics::{Outcome, Slo, Unloaded, mean, unloaded};
+use crate::prediction::{Population, PredictionSource, Predictor};
+use crate::simulator::{RunConfig, Simulator};
+use crate::workload::{Draw, GeneratorSpec, ReplayPlan, ReplayReport, ReplaySpec, Workload, spread_ticks};
+
+use super::PolicyFactory;
+use super::config::{Experiment, RouterProfile, WorkloadSource, seconds};
+use super::saturation::saturation_rate;
+
+/// Mean E2Es of `round_robin` that are warm-up, and the largest share of a run that may be: one third.
+const WARM_UP_E2ES: f64 = 5.0;
+const WARM_UP_DIVISOR: usize = 3;
+/// Measured arrivals without `requests`: ten minutes' worth, at most so many.
+const WINDOW_SECONDS: f64 = 600.0;
+const WINDOW_LIMIT: f64 = 20_000.0;
+/// Requests of a generator that saturation and lengths are measured on.
+const GENERATED_SAMPLE: usize = 20_000;
+/// Seed of what is not part of a comparison, so that it shares no draw with any.
+const CALIBRATION_SEED: u64 = 1 << 40;
+
+/// What all runs of an experiment share.
+pub(super) struct Prepared<'a> {
+    pub(super) experiment: &'a Experiment,
+    pub(super) slo: Slo,
+    /// Requests left out because they fit no context.
+    pub(super) dropped: u64,
+    pub(super) router_profile: Profile,
+    /// Completions per second of the whole cluster when it never runs dry.
+    pub(super) saturation_rate: f64,
+    /// Arrivals per second.
+    pub(super) rate: f64,
+    engine: Arc<EngineConfig>,
+    router_engine: Arc<EngineConfig>,
+    source: Source,
+    predictor: Predictor,
+}
+
+/// Where requests come from.
+enum Source {
+    Trace(Workload),
+    Generator(GeneratorSpec),
+}
+
+/// What the runs of one seed share.
+pub(super) struct Window {
+    pub(super) seed: u64,
+    pub(super) workload: Workload,
+    /// Rows that count: after the warm-up, before the tail that keeps up the load.
+    pub(super) measured: Range<usize>,
+    pub(super) unloaded: Vec<Unloaded>,
+    pub(super) predictions: PredictionSource,
+}
+
+impl<'a> Prepared<'a> {
+    pub(super) fn new(experiment: &'a Experiment, trace: Option<&Workload>) -> Result<Self> {
+        let profile = experiment.engine_profile();
+        let engine = Arc::new(EngineConfig::new(&profile)?);
+        let router_profile = router_profile(experiment, &profile)?;
+        let (source, sample, population, dropped) = match (&experiment.workload, trace) {
+            (WorkloadSource::Generated { arrivals, lengths }, None) => {
+                let spec = GeneratorSpec { arrivals: arrivals.clone(), lengths: lengths.clone() };
+                let draw = Draw {
+                    requests: GENERATED_SAMPLE,
+                    rate: 1.0,
+                    arrival_seed: 0,
+                    length_seed: CALIBRATION_SEED,
+                };
+                let (sample, _) = fitting(experiment, &engine, spec.generate(&draw)?)?;
+                let population = Population::new(&spec.output_population()?)?;
+                (Source::Generator(spec), sample, population, 0)
+            }
+            (WorkloadSource::Trace { spread_arrivals_s }, Some(trace)) => {
+                let trace = match spread_arrivals_s {
+                    Some(tick) => {
+                        spread_ticks(trace, seconds("workload.spread_arrivals_s", *tick)?, CALIBRATION_SEED)?
+                    }
+                    None => trace.clone(),
+                };
+                let (trace, dropped) = fitting(experiment, &engine, trace)?;
+                let population = Population::new(trace.output_tokens())?;
+                (Source::Trace(trace.clone()), trace, population, dropped)
+            }
+            (WorkloadSource::Generated { .. }, Some(_)) => {
+                return Err(SimError::field("workload.kind", "generated", "`trace`, since a trace is given"));
+            }
+            (WorkloadSource::Trace { .. }, None) => {
+                return Err(SimError::field("workload.kind", "trace", "a trace beside the experiment"));
+            }
+        };
+        let saturation_rate = f64::from(experiment.instances) * saturation_rate(&engine, &sample)?;
+        let wanted = experiment.rate.or(experiment.load.map(|load| load * saturation_rate));
+        let rate = match (&source, wanted) {
+            (_, Some(rate)) => rate,
+            (Source::Trace(trace), None) => trace
+                .rate()
+                .ok_or_else(|| SimError::field("rate", "missing", "a rate, since all rows arrive at once"))?,
+            (Source::Generator(_), None) => {
+                return Err(SimError::field("rate", "missing", "`rate` or `load` for a generated workload"));
+            }
+        };
+        Ok(Self {
+            experiment,
+            slo: experiment.slo()?,
+            dropped,
+            router_engine: Arc::new(EngineConfig::new(&router_profile)?),
+            router_profile,
+            saturation_rate,
+            rate,
+            engine,
+            source,
+            predictor: Predictor::fit(experiment.predictor.parse()?, population)?,
+        })
+    }
+
+    /// Arrivals as a share of saturation.
+    pub(super) fn load(&self) -> f64 {
+        self.rate / self.saturation_rate
+    }
+
+    /// At or above saturation there is no steady state: fixed arrivals, run until drained.
+    pub(super) fn overload(&self) -> bool {
+        self.load() >= 1.0
+    }
+
+    /// How far the replays of the experiment's seeds are from the trace; `None` for a generated workload.
+    pub(super) fn replay_report(&self) -> Result<Option<ReplayReport>> {
+        let Source::Trace(trace) = &self.source else { return Ok(None) };
+        self.replay(trace)?.report(self.experiment.seed_numbers()).map(Some)
+    }
+
+    fn replay<'t>(&self, trace: &'t Workload) -> Result<ReplayPlan<'t>> {
+        let rate = self.experiment.changes_rate().then_some(self.rate);
+        ReplayPlan::new(trace, &ReplaySpec { rate, requests: self.experiment.requests })
+    }
+
+    /// Requests after the measured ones: as many again keep the load up until the last measured one is done, where a run
+    /// stops by itself. None in an overload run, and none for a trace as it stands.
+    fn tail(&self, requests: usize) -> usize {
+        let as_it_stands = matches!(self.source, Source::Trace(_))
+            && !self.experiment.changes_rate()
+            && self.experiment.requests.is_none();
+        if self.overload() || as_it_stands { 0 } else { requests }
+    }
+
+    /// The arrivals of a seed, with what every policy meets in them.
+    pub(super) fn window(&self, seed: u64, policies: &dyn PolicyFactory) -> Result<Window> {
+        let (workload, requests) = match &self.source {
+            Source::Generator(spec) => {
+                let requests = self.experiment.requests.unwrap_or_else(|| generated_requests(self.rate));
+                let length = requests + self.tail(requests);
+                let draw = Draw { requests: length, rate: self.rate, arrival_seed: seed, length_seed: seed };
+                (spec.generate(&draw)?, requests)
+            }
+            Source::Trace(trace) => {
+                let plan = self.replay(trace)?;
+                (plan.generate(seed, plan.measured() + self.tail(plan.measured()))?, plan.measured())
+            }
+        };
+        let (workload, _) = fitting(self.experiment, &self.engine, workload)?;
+        let requests = requests.min(workload.len());
+        let dispatch = self.experiment.delays()?.dispatch;
+        let alone = |row: usize| {
+            unloaded(&self.engine, workload.prompt_tokens()[row], workload.output_tokens()[row], dispatch)
+        };
+        let mut window = Window {
+            seed,
+            unloaded: (0..workload.len()).map(alone).collect(),
+            predictions: self.predictor.predict(&workload, seed)?,
+            measured: 0..requests,
+            workload,
+        };
+        if !self.overload() {
+            window.measured.start = self.warm_up(&window, policies)?;
+        }
+        Ok(window)
+    }
+
+    /// Requests that arrive within five mean E2Es of `round_robin`, at most a third of the run.
+    fn warm_up(&self, window: &Window, policies: &dyn PolicyFactory) -> Result<usize> {
+        let config = self.run_config(window, "round_robin")?;
+        let policy = policies.build(&PolicySpec::named("round_robin"), window.seed)?;
+        let records =
+            Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?.records;
+        let completed = window.measured.clone().filter(|&row| records.outcome[row] == Outcome::Completed);
+        let times: Vec<f64> =
+            completed.map(|row| (records.finished[row] - records.arrival[row]).as_seconds()).collect();
+        let mean = mean(&times).unwrap_or(0.0);
+        let end = Picos::from_seconds(WARM_UP_E2ES * mean).unwrap_or(Picos::MAX);
+        let start = window.workload.arrival()[0];
+        let within = window.workload.arrival().partition_point(|&arrival| arrival - start < end);
+        Ok(within.min(window.measured.end / WARM_UP_DIVISOR))
+    }
+
+    /// The configuration of a run over a window.
+    pub(super) fn run_config(&self, window: &Window, policy_name: &str) -> Result<RunConfig> {
+        let experiment = self.experiment;
+        Ok(RunConfig {
+            instances: experiment.instances,
+            engine: Arc::clone(&self.engine),
+            router_engine: Arc::clone(&self.router_engine),
+            policy_name: policy_name.to_owned(),
+            seed: window.seed,
+            noise_seed: window.seed,
+            noise: experiment.noise(),
+            router: experiment.router()?,
+            delays: experiment.delays()?,
+            staleness: experiment.staleness()?,
+            measured: window.measured.clone(),
+            aborts: experiment.aborts(),
+            leak_share: experiment.leaks.map_or(0.0, |leaks| leaks.share),
+            crashes: experiment.crashes()?,
+            occupancy_samples: None,
+        })
+    }
+}
+
+/// Ten minutes' worth of measured requests, within limits.
+fn generated_requests(rate: f64) -> usize {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to the limit")]
+    {
+        (rate * WINDOW_SECONDS).clamp(1.0, WINDOW_LIMIT) as usize
+    }
+}
+
+/// The profile that the router works with.
+fn router_profile(experiment: &Experiment, profile: &Profile) -> Result<Profile> {
+    match &experiment.router_profile {
+        RouterProfile::Exact => Ok(profile.clone()),
+        RouterProfile::Other(other) => Ok(*other.clone()),
+        RouterProfile::Fitted => {
+            // Another instance on another day: its noise is that of no engine in the comparison.
+            let noise =
+                Noise::new(CALIBRATION_SEED, u32::MAX, experiment.step_noise, experiment.instance_noise)?;
+            fitted_profile(profile, &noise, CALIBRATION_SEED)
+        }
+    }
+}
+
+/// The requests that fit the context and the KV cache; those that do not are an error unless they are to be dropped.
+fn fitting(experiment: &Experiment, engine: &EngineConfig, source: Workload) -> Result<(Workload, u64)> {
+    let capacity = u64::from(engine.kv.blocks) * u64::from(engine.kv.block_tokens);
+    let limit = capacity.min(u64::from(engine.max_model_len));
+    let fits = |row: &usize| {
+        u64::from(source.prompt_tokens()[*row]) + u64::from(source.output_tokens()[*row]) <= limit
+    };
+    let rows: Vec<usize> = (0..source.len()).filter(fits).collect();
+    let dropped = source.len() - rows.len();
+    if dropped == 0 {
+        return Ok((source, 0));
+    }
+    let first = (0..source.len()).find(|row| !fits(row)).unwrap_or_default();
+    if !experiment.drop_too_long || rows.is_empty() {
+        return Err(irouter_core::Error::TooLong {
+            id: first as u64,
+            prompt_tokens: source.prompt_tokens()[first],
+            output_tokens: source.output_tokens()[first],
+            limit: if limit < capacity { "max_model_len" } else { "kv.blocks" },
+            tokens: limit,
+        }
+        .into());
+    }
+    Ok((Workload::new(source.into_columns().gather(&rows))?, dropped as u64))
+}
