@@ -141,7 +141,7 @@ class Router:
         policy: str | _PolicyFunction,
         *,
         seed: int = 0,
-        max_hold_s: float | None = 60.0,
+        max_hold_s: float = 60.0,
         overtaking_s: float = 30.0,
         dispatch_delay_s: float = 0.001,
     ) -> Router:
@@ -151,7 +151,7 @@ class Router:
             profiles: Profiles as JSON.
             policy: Name of a policy, a JSON object with `name` and `options`, or a function.
             seed: Seed of the policy's random choices.
-            max_hold_s: The longest that a request may be held while an engine has room; None for no limit.
+            max_hold_s: The longest that a request may be held while an engine has room; infinity for no limit.
             overtaking_s: The most predicted work, in seconds, that may overtake a request.
             dispatch_delay_s: Seconds from a decision until the engine has the request.
 

@@ -76,19 +76,20 @@ impl Router {
 #[pymethods]
 impl Router {
     /// A router with one instance per profile (JSON text). `policy` is a name with options as for `irouter compare`, or a
-    /// callable `(request, instances) -> instance number`.
+    /// callable `(request, instances) -> instance number`. A request is held for at most `max_hold_s` seconds (infinity: for
+    /// ever) while an engine has room.
     #[new]
-    #[pyo3(signature = (profiles, policy, *, seed=0, max_hold_s=Some(60.0), overtaking_s=30.0, dispatch_delay_s=0.001))]
+    #[pyo3(signature = (profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001))]
     fn new(
         profiles: Vec<String>,
         policy: &Bound<'_, PyAny>,
         seed: u64,
-        max_hold_s: Option<f64>,
+        max_hold_s: f64,
         overtaking_s: f64,
         dispatch_delay_s: f64,
     ) -> PyResult<Self> {
         let config = RouterConfig {
-            max_hold: max_hold_s.map(time).transpose()?,
+            max_hold: if max_hold_s == f64::INFINITY { None } else { Some(time(max_hold_s)?) },
             overtaking_seconds: overtaking_s,
             dispatch_delay: time(dispatch_delay_s)?,
             ..RouterConfig::default()

@@ -38,9 +38,9 @@ pub(super) struct RunResult {
 /// The workload in figures.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct WorkloadFigures {
-    /// Measured requests of a run, and arrivals left out before them, averaged over the seeds.
-    requests: usize,
-    warmup: usize,
+    /// Measured requests of each seed, and the arrivals left out before them.
+    requests: Vec<usize>,
+    warm_up: Vec<usize>,
     /// Arrivals per second.
     rate: f64,
     /// Completions per second of the cluster when it never runs dry.
@@ -75,8 +75,8 @@ impl WorkloadFigures {
             tokens.map(|&tokens| f64::from(tokens)).sum::<f64>() / total as f64
         };
         Ok(Self {
-            requests: total / windows.len(),
-            warmup: windows.iter().map(|window| window.measured.start).sum::<usize>() / windows.len(),
+            requests: windows.iter().map(|window| window.measured.len()).collect(),
+            warm_up: windows.iter().map(|window| window.measured.start).collect(),
             rate: prepared.rate,
             saturation_rate: prepared.saturation_rate,
             load: prepared.load(),
