@@ -5,6 +5,7 @@ use std::ops::Range;
 use irouter_core::Picos;
 use serde::Serialize;
 
+use super::config::RouterProfile;
 use super::prepare::{Prepared, Window};
 use crate::error::Result;
 use crate::metrics::{Outcome, RequestRecords, Summary, quantiles};
@@ -63,6 +64,7 @@ pub(super) struct WorkloadFigures {
     cv_before: Option<f64>,
     cv_after: Option<f64>,
     router_profile: String,
+    /// Held-out error of a router profile that was fitted for this experiment.
     router_profile_error_percent: Option<f64>,
 }
 
@@ -93,7 +95,10 @@ impl WorkloadFigures {
                 None => windows.first().and_then(|window| window.workload.arrival_cv()),
             },
             router_profile: prepared.router_profile.name.clone(),
-            router_profile_error_percent: prepared.router_profile.source.held_out_error_percent,
+            router_profile_error_percent: match prepared.experiment.router_profile {
+                RouterProfile::Fitted => prepared.router_profile.source.held_out_error_percent,
+                RouterProfile::Exact | RouterProfile::Other(_) => None,
+            },
         })
     }
 }
