@@ -15,7 +15,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CentralFcfsOptions {
-    /// Requests that an engine's own queue is kept supplied with: 2.
+    /// Requests that may wait in an engine's own queue for a batch slot: 2.
     pub lookahead_requests: u32,
     /// KV blocks left free for the growth of each request in flight: 1.
     pub growth_blocks: f64,
@@ -38,29 +38,29 @@ impl CentralFcfsOptions {
     /// Whether the instance may have the request now.
     ///
     /// ```text
-    /// in flight < max_num_seqs  and  used + queued + own + growth_blocks x in flight <= KV blocks
-    /// or  in flight - running < lookahead_requests
+    /// in flight < max_num_seqs + lookahead_requests
+    /// and  used + queued + own + growth_blocks x in flight <= KV blocks
     /// ```
-    ///
-    /// An idle instance always has room, for no request is longer than the KV cache.
     ///
     /// * used: blocks of the running requests in the twin, shared ones once;
     /// * queued: blocks of prompts not yet computed, by the twin; while requests are on their way to the engine, which
     ///   the twin does not count, at least those of all requests without a first token;
     /// * own: blocks of the whole prompt, since cached blocks that nobody uses count as free;
-    /// * growth: a block is what each resident gains in 16 steps, so that an admission does not preempt at once.
+    /// * growth: one block is what a request gains in 16 steps. Without it an engine admits prompts into the last
+    ///   blocks, and preempts somebody a few steps later; much more leaves cache unused.
     ///
-    /// The look-ahead is the second line: when nothing fits any more, so many requests still go to wait in the engine's
-    /// queue. A slot that becomes free is filled at the next step from there; from the router it would stay empty until
-    /// the event has come and the request has gone, a whole step of 5 to 50 ms for a round trip of 2 ms. Two, since an
-    /// engine with 256 slots and outputs of 200 tokens frees 1.3 a step. More than a step frees would only bind early.
+    /// An idle instance always has room, for no request is longer than the KV cache.
+    ///
+    /// The look-ahead keeps the engine's own queue supplied when its batch slots run out: a slot that becomes free is
+    /// filled at the next step from there. From the router it would stay empty until the event has come and the request
+    /// has gone, which costs a whole step. Two, since an engine with 256 slots and outputs of 200 tokens frees 1.3 a
+    /// step; more than a step frees would only bind early. There is no look-ahead beyond the KV cache: whatever waits
+    /// in the engine's queue is admitted as soon as its prompt fits, growth or not, and the preemptions that follow cost
+    /// far more than the round trip.
     fn has_room(&self, instance: &InstanceState, request: &Request) -> bool {
         let in_flight = instance.in_flight();
         let config = instance.config();
         let load = instance.twin().map(Twin::load).unwrap_or_default();
-        if in_flight.saturating_sub(load.running) < self.lookahead_requests {
-            return true;
-        }
         let arrived = load.waiting + load.running >= in_flight;
         let told = if arrived { 0 } else { instance.queued_prefill_tokens() };
         let queued = load.queued_prefill_tokens.max(told);
@@ -68,7 +68,7 @@ impl CentralFcfsOptions {
         let blocks = u64::from(load.used_blocks)
             + queued.div_ceil(block_tokens)
             + u64::from(request.prompt_tokens).div_ceil(block_tokens);
-        in_flight < config.scheduler.max_num_seqs
+        in_flight < config.scheduler.max_num_seqs.saturating_add(self.lookahead_requests)
             && self.growth_blocks.mul_add(f64::from(in_flight), blocks as f64) <= f64::from(config.kv.blocks)
     }
 
@@ -111,9 +111,9 @@ const NEEDS: Needs =
 /// A central queue in order of arrival: late binding alone.
 ///
 /// The head of the queue goes to the instance with the least predicted work, own uncached prefill included
-/// ([`super::LeastWork`]), among those that have room for it: a free batch slot and enough free KV cache by the twin, or
-/// fewer than `lookahead_requests` requests in the engine's own queue. When none has room, it waits for the next event,
-/// and nobody overtakes it. Where a request has to go at once, it goes by least work whether there is room or not.
+/// ([`super::LeastWork`]), among those that have room for it: enough free KV cache by the twin, and a free batch slot or one
+/// of `lookahead_requests` places in the engine's own queue. When none has room, it waits for the next event, and nobody
+/// overtakes it. Where a request has to go at once, it goes by least work whether there is room or not.
 ///
 /// A request that waits here instead of in an engine goes to whichever instance frees up first. Ties go to the lowest
 /// number.
@@ -155,8 +155,8 @@ impl Policy for CentralFcfs {
 /// * ageing: a request that has waited `t` seconds longer goes before one with up to `ageing x t` seconds less work. All
 ///   keys age alike, so that their order does not depend on the time and each is computed once.
 ///
-/// With 0.02 a request of 1,000 more output tokens than another (0.1 s of an H100's time with an 8B model) goes first
-/// after it has waited 5 s longer: the mean gains from the order, and the tail stays bounded by it and by the router's
+/// With 0.005 a request of 1,000 more output tokens than another (0.076 s of an H100's time with an 8B model) goes first
+/// once it has waited 15 s longer: the mean gains from the order, and the tail stays bounded by it and by the router's
 /// limit on overtaking.
 #[derive(Clone, Copy, Debug)]
 pub struct CentralShortest {
@@ -172,14 +172,14 @@ pub struct CentralShortestOptions {
     pub lookahead_requests: u32,
     /// As of [`CentralFcfsOptions`]: 1.
     pub growth_blocks: f64,
-    /// Seconds of predicted work that a second of waiting makes up for: 0.02.
+    /// Seconds of predicted work that a second of waiting makes up for: 0.005.
     pub ageing: f64,
 }
 
 impl Default for CentralShortestOptions {
     fn default() -> Self {
         let CentralFcfsOptions { lookahead_requests, growth_blocks } = CentralFcfsOptions::default();
-        Self { lookahead_requests, growth_blocks, ageing: 0.02 }
+        Self { lookahead_requests, growth_blocks, ageing: 0.005 }
     }
 }
 
@@ -237,9 +237,10 @@ mod tests {
             cluster.wait(&mut policy, request(16, 100));
         }
         let first = decide_all(&mut cluster, &mut policy, 0.0);
-        assert_eq!(first, [0, 1].repeat(SLOTS as usize), "equal work: in turn, while slots are free");
-        // By now the engines have all of them in their batches, and two more each may wait there.
-        assert_eq!(decide_all(&mut cluster, &mut policy, 0.5), [0, 1, 0, 1]);
+        assert_eq!(first, [0, 1].repeat(SLOTS as usize + 2), "equal work: in turn, two beyond the slots");
+        let load = |cluster: &Cluster, instance| cluster.instance(instance).twin().unwrap().load();
+        cluster.set_now(0.5);
+        assert_eq!([0, 1].map(|instance| load(&cluster, instance).waiting), [2, 2]);
         assert!(decide_all(&mut cluster, &mut policy, 0.6).is_empty());
     }
 
