@@ -4,7 +4,7 @@ use irouter_core::policy::{self, Policy, PolicySpec};
 use irouter_sim::experiment::{self, BuiltIn, Experiment, PolicyFactory};
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyDictMethods};
 
 use crate::detach::{Progress, detached};
 use crate::error::to_python;
@@ -18,7 +18,7 @@ struct Factory {
 
 impl Factory {
     fn new(callables: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let items = callables.into_iter().flat_map(|callables| callables.iter());
+        let items = callables.into_iter().flat_map(PyDictMethods::iter);
         let callables = items.map(|(name, callable)| Ok((name.extract()?, callable.unbind())));
         Ok(Self { callables: callables.collect::<PyResult<_>>()? })
     }

@@ -150,7 +150,7 @@ mod tests {
     fn the_head_waits_for_room_and_nobody_overtakes_it() {
         let mut policy = policy();
         let mut cluster = Cluster::new(policy.needs(), 1);
-        let capacity = cluster.capacity_tokens();
+        let capacity = Cluster::CAPACITY_TOKENS;
         let resident = cluster.dispatch(&mut policy, request(capacity - 100, 10), 0);
         cluster.wait(&mut policy, request(100, 10));
         cluster.wait(&mut policy, request(10, 10));

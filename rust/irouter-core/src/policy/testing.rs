@@ -116,9 +116,7 @@ impl Cluster {
         self.state.instance(InstanceId(instance)).unwrap()
     }
 
-    pub(super) fn capacity_tokens(&self) -> u32 {
-        BLOCKS * 16
-    }
+    pub(super) const CAPACITY_TOKENS: u32 = BLOCKS * 16;
 
     /// Prompt of the request dispatched last.
     pub(super) fn last_prompt_tokens(&self) -> u32 {

@@ -98,7 +98,7 @@ impl<'a> ReplayPlan<'a> {
         let slack = if copies > 1 || factor < 1.0 { SLACK } else { 1.0 };
         let rows_per_window = measured as f64 / copies as f64 / factor.min(1.0) * slack;
         let windows = whole(trace.len() as f64 / rows_per_window).max(1);
-        let rows = trace.len() as i64;
+        let rows = trace.len().cast_signed() as i64;
         let period = if rows > 1 { Picos(trace.span().0 / (rows - 1) * rows) } else { Picos::ZERO };
         Ok(Self { trace, factor, copies, measured, windows, period })
     }
@@ -134,22 +134,22 @@ impl<'a> ReplayPlan<'a> {
     /// # Errors
     /// As [`ReplayPlan::generate`].
     pub fn report(&self, seeds: impl IntoIterator<Item = u64>) -> Result<ReplayReport> {
-        let mut uses = vec![0_u32; self.trace.len()];
+        let mut measured_times = vec![0_u32; self.trace.len()];
         let mut variations = Vec::new();
         for seed in seeds {
             let picks = self.picks(seed, self.measured)?;
             for pick in &picks {
-                uses[pick.row] += 1;
+                measured_times[pick.row] += 1;
             }
             let arrivals: Vec<Picos> = picks.iter().map(|pick| pick.arrival).collect();
             variations.extend(super::gap_variation(&arrivals));
         }
-        let used = uses.iter().filter(|&&count| count > 0).count();
-        let total: u64 = uses.iter().map(|&count| u64::from(count)).sum();
+        let used = measured_times.iter().filter(|&&count| count > 0).count();
+        let total: u64 = measured_times.iter().map(|&count| u64::from(count)).sum();
         Ok(ReplayReport {
             factor: self.factor,
             copies: self.copies,
-            disjoint: uses.iter().all(|&count| count <= 1),
+            disjoint: measured_times.iter().all(|&count| count <= 1),
             row_reuse: if used > 0 { total as f64 / used as f64 } else { 0.0 },
             cv_before: self.trace.arrival_cv(),
             cv_after: crate::metrics::mean(&variations),

@@ -1,12 +1,10 @@
 //! The rules of holding, failing and refusing.
 
-mod support;
-
+use crate::support::{Fewest, Holder, engine, request, router};
 use irouter_core::policy::{ClusterView, Needs, Policy, QueueView, Verdict};
 use irouter_core::{
     Error, Event, InstanceId, OnFailure, Outcome, Picos, Request, RequestKey, Result, Router, RouterConfig,
 };
-use support::{Fewest, Holder, request, router};
 
 fn seconds(seconds: i64) -> Picos {
     Picos::SECOND * seconds
@@ -46,7 +44,7 @@ fn a_request_held_for_max_hold_goes_where_the_least_work_is() {
 fn an_expired_hold_waits_for_room() {
     let config = RouterConfig { max_hold: Some(seconds(1)), ..RouterConfig::default() };
     let mut router = Router::new("test", Box::new(Holder), config).unwrap();
-    let joined = Event::Joined { instance: InstanceId(0), config: support::engine(1, 4096) };
+    let joined = Event::Joined { instance: InstanceId(0), config: engine(1, 4096) };
     router.observe(joined, Picos::ZERO).unwrap();
     let first = router.submit(request(1, Picos::ZERO, 100, 10), Picos::ZERO).unwrap();
     router.submit(request(2, Picos::ZERO, 100, 10), Picos::ZERO).unwrap();
@@ -162,7 +160,7 @@ fn an_instance_that_leaves_returns_its_requests_and_comes_back_clean() {
         Error::UnknownRequest { request: lost },
         "a late event of a lost request is refused"
     );
-    let config = support::engine(64, 4096);
+    let config = engine(64, 4096);
     router.observe(Event::Joined { instance: InstanceId(0), config }, seconds(2)).unwrap();
     let instance = &router.state().instances()[0];
     assert_eq!((instance.generation(), instance.in_flight(), instance.context_tokens()), (1, 0, 0));

@@ -10,7 +10,7 @@ use irouter_core::{
 };
 
 /// A small engine: 20 ms a step and 0.1 ms a prompt token, `max_num_seqs` requests, `blocks` KV blocks of 16 tokens.
-pub fn profile(max_num_seqs: u32, blocks: u32) -> Profile {
+pub(crate) fn profile(max_num_seqs: u32, blocks: u32) -> Profile {
     Profile {
         name: "test".into(),
         model: "test".into(),
@@ -47,12 +47,12 @@ pub fn profile(max_num_seqs: u32, blocks: u32) -> Profile {
 }
 
 /// The engine of [`profile`].
-pub fn engine(max_num_seqs: u32, blocks: u32) -> Arc<EngineConfig> {
+pub(crate) fn engine(max_num_seqs: u32, blocks: u32) -> Arc<EngineConfig> {
     Arc::new(EngineConfig::new(&profile(max_num_seqs, blocks)).unwrap())
 }
 
 /// A request that arrives at `arrival`.
-pub fn request(id: u64, arrival: Picos, prompt_tokens: u32, output_tokens: u32) -> Request {
+pub(crate) fn request(id: u64, arrival: Picos, prompt_tokens: u32, output_tokens: u32) -> Request {
     Request {
         id,
         arrival,
@@ -69,7 +69,7 @@ pub fn request(id: u64, arrival: Picos, prompt_tokens: u32, output_tokens: u32) 
 }
 
 /// A router over `instances` small engines.
-pub fn router(policy: impl Policy + 'static, config: RouterConfig, instances: u32) -> Router {
+pub(crate) fn router(policy: impl Policy + 'static, config: RouterConfig, instances: u32) -> Router {
     let mut router = Router::new("test", Box::new(policy), config).unwrap();
     for number in 0..instances {
         let event = Event::Joined { instance: InstanceId(number), config: engine(64, 4096) };
@@ -79,7 +79,7 @@ pub fn router(policy: impl Policy + 'static, config: RouterConfig, instances: u3
 }
 
 /// Places on the instance with the fewest requests, and needs everything.
-pub struct Fewest;
+pub(crate) struct Fewest;
 
 impl Policy for Fewest {
     fn needs(&self) -> Needs {
@@ -92,7 +92,7 @@ impl Policy for Fewest {
 }
 
 /// Never dispatches of its own accord.
-pub struct Holder;
+pub(crate) struct Holder;
 
 impl Policy for Holder {
     fn needs(&self) -> Needs {

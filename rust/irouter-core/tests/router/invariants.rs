@@ -1,10 +1,8 @@
 //! Whatever happens in whatever order, every token and block comes back.
 
-mod support;
-
+use crate::support::{Fewest, engine, request, router};
 use irouter_core::{Event, InstanceId, Outcome, Picos, RequestKey, Router, RouterConfig};
 use proptest::prelude::*;
-use support::{Fewest, engine, request, router};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -53,8 +51,10 @@ fn act(router: &mut Router, keys: &mut Vec<RequestKey>, now: &mut Picos, number:
             *now += Picos::MILLISECOND * millis;
             None
         }
-        Action::FirstToken(index) => pick(keys, index)
-            .map(|request| Event::FirstToken { request, cached_tokens: Some(16 * (number as u32 % 8)) }),
+        Action::FirstToken(index) => pick(keys, index).map(|request| Event::FirstToken {
+            request,
+            cached_tokens: Some(16 * (u32::try_from(number % 8).unwrap())),
+        }),
         Action::Progress(index, tokens) => {
             pick(keys, index).map(|request| Event::Progress { request, tokens })
         }

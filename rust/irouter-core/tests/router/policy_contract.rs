@@ -1,12 +1,8 @@
 //! What every policy in the registry promises, over a real router and random events.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
-
-#[expect(dead_code, unreachable_pub, reason = "helpers that several tests share")]
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{engine, request};
 use irouter_core::policy::{PolicySpec, registry};
 use irouter_core::state::InstanceState;
 use irouter_core::{
@@ -15,7 +11,6 @@ use irouter_core::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use support::{engine, request};
 
 /// Every policy with its defaults, and settings that take other paths.
 fn specs() -> Vec<PolicySpec> {
