@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from kernel_tables import KernelTables, fit_kernel_tables
 
 from irouter import _core
+from kernel_tables import KernelTables, fit_kernel_tables
 
-AIC_SOURCE = "aiconfigurator-core 0.12.0 kernel timings (NVIDIA, Apache-2.0; vLLM backend, bf16), composed per layer and fitted"
+AIC_SOURCE = (
+    "aiconfigurator-core 0.12.0 kernel timings (NVIDIA, Apache-2.0; vLLM backend, bf16), "
+    "composed per layer and fitted"
+)
 TABLE_SOURCE = (
     "LLMServingSim 2 kernel timings (CASYS group, KAIST, MIT; vLLM 0.19, bf16), composed per layer and fitted"
 )

@@ -319,5 +319,12 @@ def fit_request_log(
         IrouterError: Naming the first bad request.
     """
 
+def kv_capacity_blocks(model: str, memory_gib: float, tensor_parallel: int, block_tokens: int) -> int:
+    """Blocks of `block_tokens` tokens in the KV cache of one instance on accelerators of `memory_gib` GiB each.
+
+    Raises:
+        IrouterError: For an unknown model, or naming the bad argument.
+    """
+
 def policies() -> list[tuple[str, str]]:
     """Every policy: name and description in one line."""

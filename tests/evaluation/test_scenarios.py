@@ -40,7 +40,10 @@ def test_a_scenario_without_its_trace_says_where_it_is_published(name: str) -> N
             'description = "x"\ninstance = 4',
             "mine.toml: unknown setting `instance`; did you mean `instances`?",
         ),
-        ('description = "x"\ninstances = "4"', "mine.toml: `instances` is '4', expected a whole number"),
+        (
+            'description = "x"\ninstances = "4"',
+            "mine.toml: `instances` is '4', expected a whole number, zero or more",
+        ),
         ('description = "x"\nnotes = "y"', "mine.toml: `notes` is 'y', expected a list of texts"),
         ("description = 3", "mine.toml: `description` is 3, expected a text"),
     ],

@@ -10,9 +10,9 @@ from irouter.evaluation.settings import CONDITIONS, DEFAULTS, checked, condition
     ("settings", "complaint"),
     [
         ({"polices": []}, "here: unknown setting `polices`; did you mean `policies`?"),
-        ({"instances": "4"}, "here: `instances` is '4', expected a whole number"),
-        ({"instances": True}, "here: `instances` is True, expected a whole number"),
-        ({"instances": 4.0}, "here: `instances` is 4.0, expected a whole number"),
+        ({"instances": "4"}, "here: `instances` is '4', expected a whole number, zero or more"),
+        ({"instances": True}, "here: `instances` is True, expected a whole number, zero or more"),
+        ({"instances": 4.0}, "here: `instances` is 4.0, expected a whole number, zero or more"),
         ({"load": float("nan")}, "here: `load` is nan, expected finite numbers"),
         ({"slo": {"ttft_s": float("inf")}}, "here: `slo` is {'ttft_s': inf}, expected finite numbers"),
         ({"load": "high"}, "here: `load` is 'high', expected a number"),

@@ -81,4 +81,4 @@ def calibrate(
         )
     fitted.write_profile(out_file)
     fitted.write_html(html_file)
-    err.print(f"profile: {out_file}\nplot:    {html_file}", highlight=False)
+    err.print(f"profile: {out_file}\nplot:    {html_file}", highlight=False, soft_wrap=True)

@@ -112,7 +112,7 @@ def compare(
         tables.print_comparison(comparison)
         if json_file is not None:
             comparison.write_json(json_file)
-            err.print(f"figures: {json_file}", highlight=False)
+            err.print(f"figures: {json_file}", highlight=False, soft_wrap=True)
     if html_file is not None:
         comparison.write_html(html_file)
-        err.print(f"report:  {html_file}", highlight=False)
+        err.print(f"report:  {html_file}", highlight=False, soft_wrap=True)

@@ -72,4 +72,4 @@ def simulate(
     with err.status("simulating"):
         run = evaluation.simulate(scenario, policy=policy, trace=read, **settings)
         run.to_polars().write_parquet(out)
-    err.print(f"{len(run)} requests: {out}", highlight=False)
+    err.print(f"{len(run)} requests: {out}", highlight=False, soft_wrap=True)

@@ -154,7 +154,7 @@ def remarks(comparison: Comparison) -> list[str]:
         lines.append(
             f"warm-up: {sum(workload['warm_up']):,} requests, the same for every policy, are not measured"
         )
-    if workload["router_profile_error_percent"] is not None:
+    if settings["router_profile"] == "fitted":
         error = workload["router_profile_error_percent"]
         lines.append(f"the router's profile is fitted to a noisy log: {error:.2f} % error on held-out steps")
     before, after = workload["cv_before"], workload["cv_after"]

@@ -101,7 +101,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 _HINTS: Final = typing.get_type_hints(Settings)
 _WORDS: Final = {
     bool: "true or false",
-    int: "a whole number",
+    int: "a whole number, zero or more",
     float: "a number",
     str: "a text",
     Mapping: "a table",
@@ -171,10 +171,11 @@ def _matches(value: object, hint: Any) -> bool:
         if not isinstance(value, Sequence) or isinstance(value, str):
             return False
         return all(_matches(each, *options) for each in value)
-    if isinstance(value, bool):
-        return hint is bool
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
     # A whole number is a number; what is in a table is checked by what reads it.
-    return isinstance(value, int | float if hint is float else origin or hint)
+    fits = isinstance(value, int | float if hint is float else origin or hint)
+    return fits and not (hint is int and value < 0)  # type: ignore[operator]
 
 
 def _expected(hint: Any) -> str:

@@ -1,5 +1,6 @@
 //! Python bindings: conversion, GIL release and error mapping. No logic.
 
+mod calibrate;
 mod detach;
 mod error;
 mod experiment;
@@ -14,11 +15,13 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use crate::calibrate::{fit_requests, fit_steps};
+    #[pymodule_export]
     use crate::error::IrouterError;
     #[pymodule_export]
     use crate::experiment::{policies, run_experiment, simulate};
     #[pymodule_export]
-    use crate::profile::Profile;
+    use crate::profile::{Profile, capacity};
     #[pymodule_export]
     use crate::router::{Decision, Router};
     #[pymodule_export]

@@ -1,7 +1,7 @@
 //! Latency profiles.
 
 use irouter_core::engine::EngineConfig;
-use irouter_core::profile::{Scale, StepShape};
+use irouter_core::profile::{ModelShape, Scale, StepShape, kv_capacity_blocks};
 use pyo3::prelude::*;
 
 use crate::error::to_python;
@@ -57,4 +57,17 @@ impl Profile {
     fn __repr__(&self) -> String {
         format!("Profile({:?})", self.inner.name)
     }
+}
+
+/// Blocks of `block_tokens` tokens that the KV cache of one instance of `model` has on accelerators of `memory_gib` GiB.
+#[pyfunction]
+#[pyo3(name = "kv_capacity_blocks")]
+pub(crate) fn capacity(
+    model: &str,
+    memory_gib: f64,
+    tensor_parallel: u32,
+    block_tokens: u32,
+) -> PyResult<u32> {
+    let shape = ModelShape::of(model).map_err(to_python)?;
+    kv_capacity_blocks(shape, memory_gib, tensor_parallel, block_tokens).map_err(to_python)
 }

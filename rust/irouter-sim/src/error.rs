@@ -22,6 +22,18 @@ pub enum SimError {
         /// What would be accepted.
         expected: String,
     },
+    /// Requests of a workload can never run.
+    #[error(
+        "{request} (requests counted from 0); {too_long} of {requests} do not fit, `drop_too_long` leaves them out"
+    )]
+    TooLong {
+        /// The first of them.
+        request: irouter_core::Error,
+        /// How many do not fit.
+        too_long: usize,
+        /// How many there are.
+        requests: usize,
+    },
     /// Two columns of a workload differ in length.
     #[error("column `{field}` has {found} rows, expected {expected} like `arrival`")]
     Columns {

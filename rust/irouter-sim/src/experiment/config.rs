@@ -189,9 +189,19 @@ impl Experiment {
         if experiment.rate.is_some() && experiment.load.is_some() {
             return Err(SimError::field("load", "given with `rate`", "one of the two"));
         }
-        for (field, count) in
-            [("seeds", experiment.seeds), ("requests", experiment.requests.unwrap_or(1) as u64)]
+        for (field, noise) in
+            [("step_noise", experiment.step_noise), ("instance_noise", experiment.instance_noise)]
         {
+            if !(0.0..=1.0).contains(&noise) {
+                return Err(SimError::field(field, noise, "a number from 0 to 1"));
+            }
+        }
+        for (field, count) in [
+            ("instances", u64::from(experiment.instances)),
+            ("kv_blocks", u64::from(experiment.kv_blocks.unwrap_or(1))),
+            ("requests", experiment.requests.unwrap_or(1) as u64),
+            ("seeds", experiment.seeds),
+        ] {
             if count == 0 {
                 return Err(SimError::field(field, 0, "at least 1"));
             }

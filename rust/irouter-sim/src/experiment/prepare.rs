@@ -261,14 +261,14 @@ fn fitting(experiment: &Experiment, engine: &EngineConfig, source: Workload) -> 
     }
     let first = (0..source.len()).find(|row| !fits(row)).unwrap_or_default();
     if !experiment.drop_too_long || rows.is_empty() {
-        return Err(irouter_core::Error::TooLong {
+        let request = irouter_core::Error::TooLong {
             id: first as u64,
             prompt_tokens: source.prompt_tokens()[first],
             output_tokens: source.output_tokens()[first],
             limit: if limit < capacity { "max_model_len" } else { "kv.blocks" },
             tokens: limit,
-        }
-        .into());
+        };
+        return Err(SimError::TooLong { request, too_long: dropped, requests: source.len() });
     }
     Ok((Workload::new(source.into_columns().gather(&rows))?, dropped as u64))
 }
