@@ -76,7 +76,7 @@ def test_a_callable_is_a_policy() -> None:
 
 
 @pytest.mark.parametrize("answer", [17, "nowhere", None])
-def test_a_policy_that_fails_is_replaced_visibly(answer: object) -> None:
+def test_a_policy_that_fails_is_replaced_visibly(answer: Any) -> None:
     router = Router([PROFILE] * 2, lambda *_: answer)
     submit(router, 0, 0.0)
     decision = dispatched(router, 0.0)
