@@ -72,7 +72,7 @@ build-release: $(VENV)/.release ## Build the extension module with full optimisa
 demo: build-release ## Compare routing policies on a real trace (or a generated one) and write a report
 	@mkdir -p $(REPORT)
 	@if [ -f $(TRACE) ]; then scenario="azure-conv --trace $(TRACE)"; else scenario="conversation"; fi; \
-	set -x; $(BIN)/irouter compare $$scenario --json $(REPORT)/demo.json --html $(REPORT)/demo.html
+	set -x; $(BIN)/irouter compare $$scenario --sweep 0.5:1.1:0.2 --json $(REPORT)/demo.json --html $(REPORT)/demo.html
 	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."
 
 # ---------------------------------------------------------------------------------------------------------- tests

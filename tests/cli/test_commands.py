@@ -253,3 +253,9 @@ def test_a_missing_extra_says_what_to_install(
         f'error: the irouter command needs the package `{package}`: run pip install "irouter-llm[cli]"\n'
     )
     assert capsys.readouterr().err == expected
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m irouter.cli profiles show llama-3.1-8b@h100 | head -c 1"
+    done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)  # noqa: S602 - our own command
+    assert (done.stdout, done.stderr) == ("{", "")

@@ -1,5 +1,6 @@
 """The command `irouter`."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from irouter._extras import require
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+CLOSED_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,3 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Who read the output has seen enough; without this the interpreter would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CLOSED_PIPE)

@@ -106,13 +106,14 @@ def compare(
     read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
     with progress("simulating") as report:
         comparison = evaluation.compare(scenario, trace=read, threads=threads, progress=report, **settings)
-    if json_file == Path("-"):
-        out.file.write(comparison.to_json())
-    else:
-        tables.print_comparison(comparison)
-        if json_file is not None:
-            comparison.write_json(json_file)
-            err.print(f"figures: {json_file}", highlight=False, soft_wrap=True)
+    to_standard_output = json_file == Path("-")
+    if json_file is not None and not to_standard_output:
+        comparison.write_json(json_file)
+        err.print(f"figures: {json_file}", highlight=False, soft_wrap=True)
     if html_file is not None:
         comparison.write_html(html_file)
         err.print(f"report:  {html_file}", highlight=False, soft_wrap=True)
+    if to_standard_output:
+        out.file.write(comparison.to_json())
+    else:
+        tables.print_comparison(comparison)

@@ -27,9 +27,12 @@ _PALETTE: Final = (
 _REFERENCE_COLOUR: Final = "#57606a"
 _GRID: Final = "#e6e8eb"
 _INK: Final = "#1f2328"
+_WHISKER: Final = "#8b949e"
 _FONT: Final = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Curves of more policies than this are a tangle: the others wait in the legend.
 _SHOWN: Final = 6
+# A policy that is worse than this many times the reference is named beside the plot of mean and tail.
+_WORST_RATIO: Final = 1.6
 
 
 class Styles:
@@ -51,13 +54,17 @@ class Styles:
         """Colour of a policy."""
         return self._colours[policy]
 
+    def is_shown(self, policy: str) -> bool:
+        """Whether a plot of curves shows the policy at first."""
+        return policy in self._shown
+
     def trace(self, policy: str, *, in_legend: bool) -> dict[str, Any]:
         """What every trace of a policy has in common."""
         return {
             "name": policy,
             "legendgroup": policy,
             "showlegend": in_legend,
-            "visible": True if policy in self._shown else "legendonly",
+            "visible": True if self.is_shown(policy) else "legendonly",
             "line": {
                 "color": self.colour(policy),
                 "width": 2,
@@ -75,35 +82,50 @@ def gains(styles: Styles) -> Figure:
         ("makespan_s", "makespan"),
     )
     figure = make_subplots(
-        cols=len(panels), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[p[1] for p in panels]
+        cols=len(panels),
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        subplot_titles=[title for _, title in panels],
     )
     rivals = [name for name in reversed(styles.policies) if name != styles.reference]
     for column, (key, _) in enumerate(panels, start=1):
-        ratios = [styles.policies[name]["ratio"][key] for name in rivals]
-        values = [None if ratio[0] is None else 100 * (1 - ratio[0]) for ratio in ratios]
+        shown = [name for name in rivals if styles.policies[name]["ratio"][key][0] is not None]
+        ratios = [styles.policies[name]["ratio"][key] for name in shown]
+        values = [100 * (1 - ratio[0]) for ratio in ratios]
+        # A policy that is far worse is marked at the edge: it would squeeze all others into a corner.
+        edge = -1.5 * max([5.0, *values])
+        beyond = [value < edge for value in values]
         # The upper end of a gain is the lower end of its ratio.
         above, below = ([100 * arm for arm in _arms(ratios, end)] for end in (1, 2))
         figure.add_trace(
             go.Scatter(
-                x=values,
-                y=rivals,
-                mode="markers",
-                marker={"color": [styles.colour(name) for name in rivals], "size": 9},
+                x=[max(value, edge) for value in values],
+                y=shown,
+                mode="markers+text",
+                text=[f"{value:,.0f} %" if far else "" for value, far in zip(values, beyond, strict=True)],
+                textposition="middle right",
+                marker={
+                    "color": [styles.colour(name) for name in shown],
+                    "size": 9,
+                    "symbol": ["triangle-left" if far else "circle" for far in beyond],
+                },
                 error_x={
-                    "array": above,
-                    "arrayminus": below,
-                    "color": "#8b949e",
+                    "array": [0.0 if far else arm for arm, far in zip(above, beyond, strict=True)],
+                    "arrayminus": [0.0 if far else arm for arm, far in zip(below, beyond, strict=True)],
+                    "color": _WHISKER,
                     "thickness": 1.4,
                     "width": 3,
                 },
-                hovertemplate="%{y}: %{x:.1f} % lower<extra></extra>",
+                customdata=values,
+                hovertemplate="%{y}: %{customdata:.1f} % lower<extra></extra>",
                 showlegend=False,
             ),
             row=1,
             col=column,
         )
         figure.add_vline(x=0, line={"color": _REFERENCE_COLOUR, "width": 1}, row=1, col=column)
-        figure.update_xaxes(ticksuffix=" %", nticks=6, row=1, col=column)
+        figure.update_xaxes(ticksuffix=" %", nticks=5, row=1, col=column)
+    figure.update_yaxes(categoryorder="array", categoryarray=rivals)
     return _styled(figure, height=110 + 24 * len(rivals), left=150)
 
 
@@ -146,28 +168,35 @@ def distributions(styles: Styles, point: Point) -> Figure:
 def mean_and_tail(styles: Styles) -> Figure:
     """Mean against P99, both as ratios to the reference: what the mean costs the tail."""
     figure = go.Figure()
-    for rank, (policy, figures) in enumerate(styles.policies.items()):
+    beyond = []
+    for policy, figures in styles.policies.items():
         mean, tail = figures["ratio"]["e2e_mean_s"], figures["ratio"]["e2e_p99_s"]
+        if mean[0] is None or tail[0] is None:
+            continue
+        if max(mean[0], tail[0]) > _WORST_RATIO:
+            beyond.append(f"{policy} ({mean[0]:.2f}, {tail[0]:.2f})")
+            continue
         figure.add_trace(
             go.Scatter(
                 x=[mean[0]],
                 y=[tail[0]],
-                mode="markers+text",
-                text=[policy],
-                textposition="bottom center" if rank % 2 else "top center",
-                textfont={"size": 11, "color": styles.colour(policy)},
+                mode="markers",
+                name=policy,
                 marker={"color": styles.colour(policy), "size": 10},
                 error_x=_whiskers(mean),
                 error_y=_whiskers(tail),
                 hovertemplate=f"{policy}: mean x %{{x:.3f}}, P99 x %{{y:.3f}}<extra></extra>",
-                showlegend=False,
             )
         )
     for draw in (figure.add_vline, figure.add_hline):
         draw(1, line={"color": _REFERENCE_COLOUR, "width": 1, "dash": "dot"})
+    if beyond:
+        text = f"beyond these axes: {', '.join(beyond)}"
+        corner = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
+        figure.add_annotation(text=text, showarrow=False, **corner)
     figure.update_xaxes(title=f"mean E2E / {styles.reference}")
     figure.update_yaxes(title=f"P99 E2E / {styles.reference}")
-    return _styled(figure, height=520)
+    return _styled(figure, height=480, legend=True)
 
 
 def _whiskers(ratio: Sequence[float | None]) -> dict[str, Any]:
@@ -219,7 +248,8 @@ def occupancy(styles: Styles, point: Point) -> Figure:
         rows=3, cols=columns, shared_xaxes=True, horizontal_spacing=0.05, vertical_spacing=0.07,
         row_heights=[0.24, 0.38, 0.38], subplot_titles=[title for title in rows for _ in range(columns)],
     )  # fmt: skip
-    deepest = max((np.max(samples[name]["queue"]) for name in shown), default=1.0)
+    # One scale for all, set by those that a reader looks at first.
+    deepest = max(np.max(samples[name]["queue"]) for name in shown if styles.is_shown(name))
     owners = []
     for name in shown:
         column = 1 if name == styles.reference else 2
@@ -227,7 +257,7 @@ def occupancy(styles: Styles, point: Point) -> Figure:
             trace.visible = column == 1 or name == rivals[0]
             figure.add_trace(trace, row=row, col=column)
             owners.append(name)
-    held = max((np.max(samples[name]["router_queue"]) for name in shown), default=1.0)
+    held = max(np.max(samples[name]["router_queue"]) for name in shown if styles.is_shown(name))
     figure.update_yaxes(range=[0, max(1.0, held) * 1.05], row=1)
     for row in (2, 3):
         figure.update_yaxes(title="instance", dtick=_tick(len(samples[shown[0]]["kv_usage"])), row=row, col=1)
@@ -244,7 +274,7 @@ def occupancy(styles: Styles, point: Point) -> Figure:
         ]
         figure.update_layout(
             margin={"t": 88},
-            updatemenus=[{"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.14, "bgcolor": "white"}],
+            updatemenus=[{"buttons": buttons, "x": 0.52, "xanchor": "left", "y": 1.15, "bgcolor": "white"}],
         )
         figure.add_annotation(
             text=f"<b>{styles.reference}</b>",
