@@ -51,6 +51,11 @@ impl EngineConfig {
         }
     }
 
+    /// Most tokens of prompt and output that one request can have.
+    pub fn longest_request(&self) -> u32 {
+        self.kv.blocks.saturating_mul(self.kv.block_tokens).min(self.max_model_len)
+    }
+
     /// Checks that `job` can run at all.
     ///
     /// # Errors

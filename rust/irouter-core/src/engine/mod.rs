@@ -55,6 +55,7 @@ pub struct EngineLoad {
 
 /// An engine that can be advanced in time.
 ///
+/// A step begins with admissions and preemptions and ends with tokens; it begins when the clock has passed its start.
 /// Calls are in order of time: [`Executor::submit`] and [`Executor::cancel`] take effect at the first step boundary at
 /// or after `at`, and `at` never lies before the clock.
 pub trait Executor {
@@ -81,8 +82,11 @@ pub trait Executor {
     /// [`crate::Error::TimeWentBack`] and [`crate::Error::TimeOverflow`].
     fn advance(&mut self, until: Picos, observer: &mut impl Observer) -> Result<()>;
 
-    /// A time at or before which nothing observable (first token, finish, preemption) happens, except exactly at it:
-    /// the end of the step, or of the run of decode steps, that comes next. `None` when idle with no arrival to come.
+    /// A time before which no request gets its first token or finishes, if no further call is made: the end of the step
+    /// or of the run of decode steps that is going on. `None` when there is nothing to compute and no arrival to come.
+    ///
+    /// A step that would start at the clock or later is not decided yet, since it still may get arrivals; then it is the
+    /// first instant after its start. Advancing to it and asking again gives the step's end.
     fn next_event(&mut self) -> Option<Picos>;
 
     /// What the engine holds.

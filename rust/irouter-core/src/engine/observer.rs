@@ -3,6 +3,9 @@
 use crate::time::Picos;
 
 /// Receives what happens in an engine, in order of time. Every method does nothing unless implemented.
+///
+/// At a step's end come the gaps, then first tokens and finishes by order of admission; at a step's start
+/// preemptions, the newest request first, then admissions.
 pub trait Observer {
     /// The request was admitted to the batch; `cached_tokens` of its input came from the prefix cache. Called again
     /// when a preempted request is admitted again.

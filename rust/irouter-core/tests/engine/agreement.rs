@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use crate::support::{Recorder, Told, config, millis, profile};
 
 #[derive(Clone, Debug)]
-enum Call {
+pub(crate) enum Call {
     Submit(Job),
     /// Of the n-th request from the latest back.
     Cancel(usize),
@@ -30,7 +30,7 @@ fn modes() -> impl Strategy<Value = SchedulerMode> {
 }
 
 prop_compose! {
-    fn profiles()(
+    pub(crate) fn profiles()(
         mode in modes(),
         max_num_seqs in 1_u32..12,
         tokens in 1_u32..80,
@@ -86,7 +86,7 @@ prop_compose! {
     }
 }
 
-fn calls() -> impl Strategy<Value = Vec<(Picos, Call)>> {
+pub(crate) fn calls() -> impl Strategy<Value = Vec<(Picos, Call)>> {
     let call = prop_oneof![
         6 => jobs().prop_map(Call::Submit),
         1 => (0_usize..12).prop_map(Call::Cancel),
@@ -186,8 +186,31 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     prop_assert_eq!(slow.state(), fast.state());
     prop_assert_eq!(slow.recorder.told(), fast.recorder.told());
     prop_assert_eq!(fast.engine.load(), EngineLoad::default(), "an idle engine holds nothing");
+    let firsts = fast.recorder.count(|told| matches!(told, Told::First { .. })) as u64;
+    prop_assert_eq!(
+        firsts + fast.recorder.gap_count(),
+        tokens(case, &fast.recorder),
+        "every token comes once"
+    );
     prop_assert_eq!(fast.engine.next_event(), None);
     Ok(())
+}
+
+/// Tokens of the requests that finished, and of the cancelled ones up to then.
+fn tokens(case: &Case, recorder: &Recorder) -> u64 {
+    let output = |wanted: u64| {
+        case.calls.iter().find_map(|(_, call)| match call {
+            Call::Submit(job) if job.tag == wanted => Some(job.output_tokens),
+            _ => None,
+        })
+    };
+    let told = recorder.told().into_iter();
+    told.map(|told| match told {
+        Told::Finished { tag, .. } => output(tag).unwrap().into(),
+        Told::Cancelled { tokens, .. } => tokens.into(),
+        _ => 0,
+    })
+    .sum()
 }
 
 /// What an engine tells does not depend on where calls of `advance` cut the time.
@@ -212,6 +235,8 @@ fn check_cuts(case: &Case) -> Result<(), TestCaseError> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
     #[test]
     fn executors_tell_the_same_of_every_workload(case in cases()) {
         check(&case)?;

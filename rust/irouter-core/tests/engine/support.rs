@@ -112,16 +112,21 @@ impl Recorder {
         self.told.iter().filter(|told| wanted(told)).count()
     }
 
+    /// Tags and times of the finishes.
+    pub(crate) fn finishes(&self) -> impl Iterator<Item = (u64, Picos)> + '_ {
+        self.told.iter().filter_map(|told| match *told {
+            Told::Finished { tag, at } => Some((tag, at)),
+            _ => None,
+        })
+    }
+
     /// Number of gaps told.
     pub(crate) fn gap_count(&self) -> u64 {
         self.told().iter().map(|told| if let Told::Gaps(gaps) = told { gaps.values().sum() } else { 0 }).sum()
     }
 
     pub(crate) fn finish(&self, wanted: u64) -> Option<Picos> {
-        self.told.iter().find_map(|told| match *told {
-            Told::Finished { tag, at } if tag == wanted => Some(at),
-            _ => None,
-        })
+        self.finishes().find_map(|(tag, at)| (tag == wanted).then_some(at))
     }
 
     fn push(&mut self, told: Told) {

@@ -52,7 +52,7 @@ pub struct FastForward {
     decoding: Decoding,
     /// The request whose prompt is partly computed.
     ///
-    /// There is at most one, and it is the last of `running`: a request is left with a part only when it took the
+    /// There is at most one, and it is the last that was admitted: a request is left with a part only when it took the
     /// rest of the step's budget, so nothing is admitted after it in that step, nor in a later one while its rest
     /// takes the whole budget.
     partial: Option<u32>,

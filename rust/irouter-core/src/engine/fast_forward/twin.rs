@@ -48,10 +48,12 @@ impl FastForward {
     ///
     /// With at least one token it decodes from now on, even when the model still had it waiting, and holds the blocks of
     /// its context, even when the model has none free: the model is then short of blocks until some are given back,
-    /// and preempts as it would. With 0 tokens it stays as it is, unless the model had it decode.
+    /// and preempts as it would. With 0 tokens it stays as it is, unless the model had it decode. A context beyond the
+    /// whole KV cache of the model, which so is smaller than the real one, is taken as the whole of it.
     pub fn correct(&mut self, slot: JobSlot, produced: u32) {
         let index = slot.0;
         let Some(place) = self.slots.get(index).map(|slot| slot.place) else { return };
+        let produced = produced.min(self.longest_output(index));
         let batched = matches!(place, Place::Decoding | Place::Spent);
         if !batched && produced == 0
             || place == Place::Decoding && self.decoding.produced(&self.slots, index) == produced
@@ -73,7 +75,8 @@ impl FastForward {
         self.refresh_load();
     }
 
-    /// Sets the number of tokens at which a request ends; at least one more than it has produced.
+    /// Sets the number of tokens at which a request ends: at least one more than it has produced, and no more than fit
+    /// the KV cache.
     pub fn set_output_tokens(&mut self, slot: JobSlot, tokens: u32) {
         let index = slot.0;
         let Some(place) = self.slots.get(index).map(|slot| slot.place) else { return };
@@ -82,7 +85,7 @@ impl FastForward {
             self.wake();
         }
         let held = self.held_blocks(index);
-        self.slots[index].output = tokens.max(least);
+        self.slots[index].output = tokens.min(self.longest_output(index)).max(least);
         match place {
             Place::Decoding => self.decoding.expect_finish(&self.slots, index),
             Place::Spent => self.settle(index, held),
@@ -102,6 +105,10 @@ impl FastForward {
         };
     }
 
+    fn longest_output(&self, index: u32) -> u32 {
+        self.config.longest_request() - self.slots[index].prompt
+    }
+
     /// An engine that has had nothing to do does not make up for the time.
     fn wake(&mut self) {
         if self.step.is_none() && self.rests() {
@@ -118,6 +125,7 @@ impl FastForward {
     }
 
     /// Makes a request of the batch, which holds `held` blocks and has produced what its slot says, decode.
+    #[expect(clippy::cast_possible_truncation, reason = "blocks are counted in 32 bits")]
     fn settle(&mut self, index: u32, mut held: u32) {
         let block_tokens = self.config.kv.block_tokens;
         let slot = &mut self.slots[index];
@@ -125,14 +133,15 @@ impl FastForward {
         let (prompt, computed) = (slot.prompt, slot.prompt + slot.produced - 1);
         let spent = slot.produced >= slot.output;
         let now = u32::from(!spent && self.step.is_some_and(|step| step.decodes));
-        let hits = if held == 0 {
-            self.pool.hits(self.slots.hashes(index, prompt / block_tokens)).blocks
-        } else {
-            0
-        };
-        if let Some(Prefix { hashes: Some(hashes), held: nodes }) = self.slots.prefix(index) {
+        let full = computed.min(prompt) / block_tokens;
+        let hits = if held == 0 { self.pool.hits(self.slots.hashes(index, full)).blocks } else { 0 };
+        if let Some(Prefix { hashes, held: nodes }) = self.slots.prefix(index) {
+            let hashes = hashes.as_deref().unwrap_or(&[]);
             self.pool.hold(&hashes[..hits as usize], nodes);
-            held += hits;
+            // Back before its first token, the block that its last prompt token had filled is not full.
+            let mut surplus = nodes.split_off(nodes.len().min(full as usize));
+            held = held + hits - surplus.len() as u32;
+            self.pool.release_all(0, &mut surplus);
         }
         let blocks = self.config.blocks_for(computed + now);
         if blocks >= held {
@@ -141,8 +150,7 @@ impl FastForward {
             self.pool.release(held - blocks);
         }
         if let Some(Prefix { hashes: Some(hashes), held: nodes }) = self.slots.prefix(index) {
-            let full = hashes.len().min((prompt / block_tokens) as usize);
-            self.pool.name(&hashes[..full], nodes);
+            self.pool.name(&hashes[..hashes.len().min(full as usize)], nodes);
         }
         if spent {
             self.slots[index].place = Place::Spent;
