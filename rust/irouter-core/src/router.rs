@@ -193,22 +193,24 @@ impl Router {
             Event::Draining { instance } => self.state.draining(instance)?,
             Event::Left { instance } => {
                 let keys = self.state.left(instance)?;
-                let lost = keys.into_iter().map(|key| self.release(key, None)).collect();
+                let lost = keys.into_iter().map(|key| self.release(key, None, now)).collect();
                 self.policy.left(instance);
                 return lost;
             }
-            Event::FirstToken { request, cached_tokens } => self.state.first_token(request, cached_tokens)?,
-            Event::Progress { request, tokens } => self.state.progress(request, tokens)?,
+            Event::FirstToken { request, cached_tokens } => {
+                self.state.first_token(request, cached_tokens, now)?
+            }
+            Event::Progress { request, tokens } => self.state.progress(request, tokens, now)?,
             Event::Finished { request, tokens } => {
                 self.state.expect_dispatched("finished", request)?;
-                self.release(request, tokens)?;
+                self.release(request, tokens, now)?;
             }
             Event::Failed { request } => {
                 self.state.expect_dispatched("failed", request)?;
-                self.release(request, None)?;
+                self.release(request, None, now)?;
             }
             Event::Cancelled { request } => {
-                self.release(request, None)?;
+                self.release(request, None, now)?;
                 self.queue.cancelled(request);
             }
             Event::EngineReport { instance, report } => self.state.reported(instance, report)?,
@@ -221,11 +223,11 @@ impl Router {
     /// # Errors
     /// [`Error::UnknownInstance`].
     pub fn pull_progress(&mut self, instance: InstanceId, produced: impl FnMut(u64) -> u32) -> Result<()> {
-        self.state.pull_progress(instance, produced)
+        self.state.pull_progress(instance, self.now, produced)
     }
 
-    fn release(&mut self, key: RequestKey, tokens: Option<u32>) -> Result<u64> {
-        let Released { request, instance, tokens: known } = self.state.released(key)?;
+    fn release(&mut self, key: RequestKey, tokens: Option<u32>, now: Picos) -> Result<u64> {
+        let Released { request, instance, tokens: known } = self.state.released(key, now)?;
         if let Some(instance) = instance {
             self.policy.released(&request, instance, tokens.unwrap_or(known));
         }

@@ -207,11 +207,11 @@ impl Cluster {
 
     /// The request has produced so many tokens.
     pub(super) fn progress(&mut self, key: RequestKey, tokens: u32) {
-        self.state.progress(key, tokens).unwrap();
+        self.state.progress(key, tokens, self.now).unwrap();
     }
 
     pub(super) fn finish(&mut self, policy: &mut impl Policy, key: RequestKey) {
-        let released = self.state.released(key).unwrap();
+        let released = self.state.released(key, self.now).unwrap();
         if let Some(instance) = released.instance {
             policy.released(&released.request, instance, released.tokens);
         }

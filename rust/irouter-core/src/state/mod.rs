@@ -162,7 +162,12 @@ impl State {
     }
 
     /// A first token came.
-    pub(crate) fn first_token(&mut self, key: RequestKey, cached_tokens: Option<u32>) -> Result<()> {
+    pub(crate) fn first_token(
+        &mut self,
+        key: RequestKey,
+        cached_tokens: Option<u32>,
+        now: Picos,
+    ) -> Result<()> {
         self.ledger.get(key)?;
         let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
             return Err(not_dispatched("first token", key));
@@ -184,12 +189,11 @@ impl State {
         lease.started = true;
         instance.sums.awaiting_first_token -= 1;
         instance.sums.queued_prefill_tokens -= u64::from(lease.uncached_tokens);
-        set_produced(instance, request, lease, 1, self.options.progress_tokens);
-        Ok(())
+        set_produced(instance, request, lease, 1, self.options.progress_tokens, now)
     }
 
     /// A request has produced `tokens` so far. Fewer than known before change nothing: events may overtake each other.
-    pub(crate) fn progress(&mut self, key: RequestKey, tokens: u32) -> Result<()> {
+    pub(crate) fn progress(&mut self, key: RequestKey, tokens: u32, now: Picos) -> Result<()> {
         self.ledger.get(key)?;
         let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
             return Err(not_dispatched("progress", key));
@@ -202,12 +206,11 @@ impl State {
             });
         }
         if !lease.started && tokens > 0 {
-            self.first_token(key, None)?;
-            return self.progress(key, tokens);
+            self.first_token(key, None, now)?;
+            return self.progress(key, tokens, now);
         }
         let instance = &mut self.instances[lease.instance.index()];
-        set_produced(instance, request, lease, tokens, self.options.progress_tokens);
-        Ok(())
+        set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)
     }
 
     /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
@@ -215,6 +218,7 @@ impl State {
     pub(crate) fn pull_progress(
         &mut self,
         id: InstanceId,
+        now: Picos,
         mut produced: impl FnMut(u64) -> u32,
     ) -> Result<()> {
         let cadence = self.options.progress_tokens;
@@ -224,7 +228,7 @@ impl State {
             let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
             let tokens = produced(request.id) / cadence * cadence;
             if lease.started {
-                set_produced(instance, request, lease, tokens, cadence);
+                set_produced(instance, request, lease, tokens, cadence, now)?;
             }
         }
         Ok(())
@@ -239,7 +243,7 @@ impl State {
     }
 
     /// Takes a request out, wherever it is.
-    pub(crate) fn released(&mut self, key: RequestKey) -> Result<Released> {
+    pub(crate) fn released(&mut self, key: RequestKey, now: Picos) -> Result<Released> {
         let Entry { request, place, .. } = self.ledger.remove(key)?;
         let Place::Dispatched(lease) = place else {
             return Ok(Released { request, instance: None, tokens: 0 });
@@ -256,6 +260,7 @@ impl State {
         sums.remaining_millitokens -= lease.remaining_millitokens;
         instance.slots.swap_remove(lease.position as usize);
         if let (Some(twin), Some(place)) = (&mut instance.twin, lease.twin) {
+            twin.advance(now)?;
             twin.remove(place.slot);
         }
         let moved = instance.slots.get(lease.position as usize).copied();
@@ -351,8 +356,10 @@ fn set_produced(
     lease: &mut Lease,
     tokens: u32,
     cadence: u32,
-) {
+    now: Picos,
+) -> Result<()> {
     if let (Some(twin), Some(place)) = (&mut instance.twin, &mut lease.twin) {
+        twin.advance(now)?;
         // At least what is known, and less than one more report's worth.
         let known = tokens.max(lease.produced);
         let modelled = twin.produced(place.slot);
@@ -365,7 +372,7 @@ fn set_produced(
         }
     }
     if tokens <= lease.produced {
-        return;
+        return Ok(());
     }
     let remaining = millitokens(request, tokens);
     let sums = &mut instance.sums;
@@ -373,6 +380,7 @@ fn set_produced(
     sums.remaining_millitokens = sums.remaining_millitokens - lease.remaining_millitokens + remaining;
     lease.produced = tokens;
     lease.remaining_millitokens = remaining;
+    Ok(())
 }
 
 /// Expected output still to come after `produced` tokens, in thousandths of a token.

@@ -104,7 +104,7 @@ fn a_cleared_twin_starts_anew_at_its_clock() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     /// The twin does not know the lengths; told of each finish when it happens, it is the engine. And from any moment on
     /// its forecast with the true lengths is the future.
@@ -161,10 +161,12 @@ proptest! {
     /// Whatever a router says of its requests, nothing is lost and nothing hangs.
     #[test]
     fn any_corrections_leave_an_empty_twin_empty(
-        profile in profiles(),
+        mut profile in profiles(),
         calls in calls(),
         hints in prop::collection::vec((0_usize..8, 0_u32..4, 0_u32..60), 70),
     ) {
+        // More requests decoding than the token budget has no meaning: the real engine could not run them either.
+        profile.scheduler.max_num_batched_tokens = profile.scheduler.max_num_batched_tokens.max(128);
         let mut twin = FastForward::twin(config(&profile));
         let mut slots: Vec<JobSlot> = Vec::new();
         for ((at, call), (back, action, tokens)) in calls.into_iter().zip(hints) {
@@ -196,7 +198,7 @@ proptest! {
             prop_assert_eq!(twin.requests(), slots.len());
         }
         let mut ahead = twin.forecast();
-        ahead.advance(Picos::SECOND * 1_000_000, &mut NoObserver).unwrap();
+        ahead.advance(Picos::SECOND * 2_000, &mut NoObserver).unwrap();
         let stuck = ahead.load();
         prop_assert_eq!(stuck.running, 0);
         for slot in slots {
