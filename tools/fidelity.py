@@ -12,12 +12,16 @@ import argparse
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 import irouter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -52,7 +56,7 @@ class Fidelity:
 
     def errors(self) -> dict[str, float]:
         """Relative error of each figure: simulated over real, less one."""
-        figures = {
+        figures: dict[str, tuple[Callable[[Times], np.floating], str]] = {
             "E2E mean": (np.mean, "e2e"),
             "E2E P99": (lambda values: np.percentile(values, 99), "e2e"),
             "TTFT mean": (np.mean, "ttft"),

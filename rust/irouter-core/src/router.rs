@@ -198,7 +198,7 @@ impl Router {
                 return lost;
             }
             Event::FirstToken { request, cached_tokens } => {
-                self.state.first_token(request, cached_tokens, now)?
+                self.state.first_token(request, cached_tokens, now)?;
             }
             Event::Progress { request, tokens } => self.state.progress(request, tokens, now)?,
             Event::Finished { request, tokens } => {
