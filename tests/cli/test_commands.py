@@ -204,13 +204,19 @@ BAD = [
     ("arguments", "complaint"), BAD, ids=[" ".join(arguments[-2:]) for arguments, _ in BAD]
 )
 def test_bad_input_ends_with_one_line_and_code_2(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"error: {complaint}")
     assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["compare", "--lod", "1"], ["compare", "--load", "high"], ["comprae"]])
