@@ -106,6 +106,12 @@ bench: $(VENV)/.dev build-release ## Benchmarks: criterion, then pytest-benchmar
 	cargo bench --locked -p irouter-bench
 	$(BIN)/pytest benches/python --benchmark-enable --benchmark-only
 
+.PHONY: bench-dynamo
+bench-dynamo: $(VENV)/.dev build-release ## Simulation speed beside NVIDIA Dynamo's offline replay, which gets an environment of its own
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-dynamo
+	$(UV) pip install --quiet --python .venv-dynamo/bin/python -r requirements/dynamo.txt
+	$(BIN)/python benches/python/against_dynamo.py --dynamo-python .venv-dynamo/bin/python
+
 .PHONY: soak
 soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
 	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked
