@@ -94,7 +94,7 @@ lint: $(VENV)/.dev build-release ## Formats, clippy, ruff, mypy, and the stubs a
 
 .PHONY: test-rust
 test-rust: $(BIN)/python ## Rust tests, with nextest where it is installed
-	$(if $(NEXTEST),cargo nextest run --workspace --locked,cargo test --quiet --workspace --locked --all-targets)
+	$(if $(NEXTEST),cargo nextest run --workspace --locked,cargo test --quiet --workspace --locked --lib --tests)
 	cargo test --quiet --locked --doc -p irouter-core -p irouter-sim
 
 .PHONY: test-python

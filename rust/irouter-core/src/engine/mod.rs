@@ -30,7 +30,8 @@ pub struct Job {
     pub prompt_tokens: u32,
     /// Tokens it will produce, at least 1. In a twin, which does not know, its `max_tokens`.
     pub output_tokens: u32,
-    /// Hashes of its full prompt blocks, when a prefix cache can use them.
+    /// Hashes of its full prompt blocks, when a prefix cache can use them. As in vLLM each stands for the whole prompt up
+    /// to the end of its block: equal hashes mean equal blocks before them.
     pub prompt_blocks: Option<Arc<[u64]>>,
 }
 

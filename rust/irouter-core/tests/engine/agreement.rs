@@ -66,11 +66,12 @@ prop_compose! {
     }
 }
 
-/// Hashes of the first blocks of one of a few prompts, which share their first blocks.
+/// Hashes of the first blocks of one of a few prompts, which share their first `at` blocks. A hash stands for all of the
+/// prompt up to its block, so what follows the branch has hashes of its own.
 fn hashes(family: u64, branch: u64, at: u64, blocks: u32) -> Arc<[u64]> {
-    let hash =
-        |block: u64| if block < at { family * 1000 + block } else { (family * 10 + branch) * 1000 + block };
-    (0..u64::from(blocks)).map(|block| hash(block) + 1).collect()
+    let own = 1000 + family * 100 + branch * 10 + at;
+    let hash = |block: u64| if block < at { family * 1000 + block } else { own * 1000 + block };
+    (0..u64::from(blocks)).map(hash).collect()
 }
 
 prop_compose! {
