@@ -14,7 +14,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 /// Constants of [`CentralFcfs`], and of the queue that [`CentralShortest`] has in common with it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct CentralFcfsOptions {
+pub(crate) struct CentralFcfsOptions {
     /// Requests that may wait in an engine's own queue for a batch slot: 2.
     pub lookahead_requests: u32,
     /// KV blocks left free for the growth of each request in flight: 1.
@@ -118,7 +118,7 @@ const NEEDS: Needs =
 /// A request that waits here instead of in an engine goes to whichever instance frees up first. Ties go to the lowest
 /// number.
 #[derive(Clone, Copy, Debug)]
-pub struct CentralFcfs {
+pub(crate) struct CentralFcfs {
     options: CentralFcfsOptions,
 }
 
@@ -159,7 +159,7 @@ impl Policy for CentralFcfs {
 /// once it has waited 15 s longer: the mean gains from the order, and the tail stays bounded by it and by the router's
 /// limit on overtaking.
 #[derive(Clone, Copy, Debug)]
-pub struct CentralShortest {
+pub(crate) struct CentralShortest {
     queue: CentralFcfsOptions,
     ageing: f64,
 }
@@ -167,7 +167,7 @@ pub struct CentralShortest {
 /// Constants of [`CentralShortest`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct CentralShortestOptions {
+pub(crate) struct CentralShortestOptions {
     /// As of [`CentralFcfsOptions`]: 2.
     pub lookahead_requests: u32,
     /// As of [`CentralFcfsOptions`]: 1.

@@ -18,7 +18,7 @@ use super::{ClusterView, Needs, Policy};
 /// would charge an instance for ever for having been there first. Prompts do not count. Ties go to the lowest number.
 /// No constants. For comparison only: a request without a true length is an error.
 #[derive(Clone, Debug, Default)]
-pub struct DecodeBalancer {
+pub(crate) struct DecodeBalancer {
     assigned: TokenTally,
 }
 

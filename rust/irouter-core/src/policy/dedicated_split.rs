@@ -25,7 +25,7 @@ use super::{ClusterView, Needs, Policy};
 /// Of the ready instances the first `heavy_share` by number, rounded, take heavy requests and the others the rest, each
 /// group at least one; a single instance takes all. Round robin within a group. Load is not looked at.
 #[derive(Clone, Debug)]
-pub struct DedicatedSplit {
+pub(crate) struct DedicatedSplit {
     options: DedicatedSplitOptions,
     heavy: Turn,
     light: Turn,
@@ -36,7 +36,7 @@ pub struct DedicatedSplit {
 /// Constants of [`DedicatedSplit`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DedicatedSplitOptions {
+pub(crate) struct DedicatedSplitOptions {
     /// Decode time from which a request is heavy, in seconds: 5, the paper's.
     pub heavy_seconds: f64,
     /// Share of the instances that take heavy requests: 0.5, the paper's one of two.

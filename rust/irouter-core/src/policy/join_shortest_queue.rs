@@ -19,7 +19,7 @@ use super::{ClusterView, Needs, Policy};
 /// A prompt token counts as much as an output token, which takes an engine much longer: [`super::LeastWork`] weighs
 /// them. Ties go to the lowest number. No constants.
 #[derive(Clone, Copy, Debug)]
-pub struct JoinShortestQueue;
+pub(crate) struct JoinShortestQueue;
 
 impl Configurable for JoinShortestQueue {
     type Options = NoOptions;

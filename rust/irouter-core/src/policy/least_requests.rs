@@ -12,7 +12,7 @@ use super::{ClusterView, Needs, Policy};
 /// broken at random, so that idle instances share what comes. No constants.
 ///
 /// Also known as join-shortest-queue by requests, least connections, `least-request`.
-pub struct LeastRequests {
+pub(crate) struct LeastRequests {
     draws: Draws,
 }
 

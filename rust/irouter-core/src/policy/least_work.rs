@@ -24,7 +24,7 @@ use super::{ClusterView, Needs, Policy};
 ///
 /// Without block hashes nothing is expected to be cached. Ties go to the lowest number. No constants.
 #[derive(Clone, Copy, Debug)]
-pub struct LeastWork;
+pub(crate) struct LeastWork;
 
 impl Configurable for LeastWork {
     type Options = NoOptions;

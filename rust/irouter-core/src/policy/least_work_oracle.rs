@@ -13,7 +13,7 @@ use super::{ClusterView, Needs, Policy};
 /// known to have produced. Ties go to the lowest number. No constants. For comparison only: a request without a true
 /// length is an error.
 #[derive(Clone, Debug, Default)]
-pub struct LeastWorkOracle {
+pub(crate) struct LeastWorkOracle {
     outputs: TokenTally,
 }
 

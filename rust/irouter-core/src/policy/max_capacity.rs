@@ -25,7 +25,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 /// A tick that comes late, by less than an interval, still counts. Where a request has to go at once, room is not asked
 /// for. Ties go to the lowest number.
 #[derive(Clone, Debug)]
-pub struct MaxCapacity {
+pub(crate) struct MaxCapacity {
     interval: Picos,
     /// The tick that was promised to the router.
     due: Option<Picos>,
@@ -36,7 +36,7 @@ pub struct MaxCapacity {
 /// Constants of [`MaxCapacity`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct MaxCapacityOptions {
+pub(crate) struct MaxCapacityOptions {
     /// Seconds between ticks: 1, the paper's.
     pub interval_seconds: f64,
 }

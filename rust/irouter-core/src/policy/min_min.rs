@@ -28,7 +28,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 /// together. With equal instances the rule is shortest job first. Ties go to the first in the queue's order and the
 /// lowest instance number.
 #[derive(Clone, Debug)]
-pub struct MinMin {
+pub(crate) struct MinMin {
     options: MinMinOptions,
     bounds: TokenTally,
 }
@@ -36,7 +36,7 @@ pub struct MinMin {
 /// Constants of [`MinMin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct MinMinOptions {
+pub(crate) struct MinMinOptions {
     /// Edges between the buckets in output tokens: 256 and 2,048, the paper's.
     pub bucket_edges: [u32; 2],
     /// Most waiting requests compared in a decision: 64.

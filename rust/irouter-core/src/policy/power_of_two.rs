@@ -12,7 +12,7 @@ use super::{ClusterView, Needs, Policy};
 /// Draws two different ready instances and takes the one with fewer requests in flight, the first drawn when they are
 /// equal (Mitzenmacher, 2001). With old information two random candidates do not herd as the global minimum does. No
 /// constants.
-pub struct PowerOfTwo {
+pub(crate) struct PowerOfTwo {
     draws: Draws,
 }
 

@@ -10,7 +10,7 @@ use super::{ClusterView, Needs, Policy};
 
 /// Chooses each ready instance with the same probability. It looks at nothing, so that it is the floor that any other
 /// policy has to beat. No constants.
-pub struct Random {
+pub(crate) struct Random {
     draws: Draws,
 }
 

@@ -1,7 +1,8 @@
 //! Every policy by name.
 //!
 //! To add one: write its file, which implements [`Policy`] and [`Configurable`], and give it a line in the table below.
-//! The contract test (`tests/policy_contract.rs`) then runs over it by itself.
+//! A rule of another router goes into `peers/`. The contract test (`tests/router/policy_contract.rs`) then runs over it by
+//! itself.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,20 +13,20 @@ use crate::error::{Error, Result};
 use super::central::{CentralFcfs, CentralShortest};
 use super::decode_balancer::DecodeBalancer;
 use super::dedicated_split::DedicatedSplit;
-use super::dynamo_kv::DynamoKv;
 use super::join_shortest_queue::JoinShortestQueue;
 use super::least_requests::LeastRequests;
 use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
-use super::llmd_token_load::LlmdTokenLoad;
-use super::lmetric::Lmetric;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::peers::dynamo_kv::DynamoKv;
+use super::peers::llmd_token_load::LlmdTokenLoad;
+use super::peers::lmetric::Lmetric;
+use super::peers::smg_least_load::SmgLeastLoad;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
 use super::round_robin::RoundRobin;
 use super::session_affinity::SessionAffinity;
-use super::smg_least_load::SmgLeastLoad;
 use super::{Needs, Policy};
 
 use Origin::{Common, Own, Paper};
@@ -35,11 +36,43 @@ pub trait Configurable: Policy + Sized + 'static {
     /// Its constants. Field names are what users write; unknown ones are refused.
     type Options: Default + Serialize + DeserializeOwned;
 
+    /// Options, as a JSON object, with which a rule of another router has what this one knows: its own events in place of
+    /// polled metrics, and predicted lengths where the formula has a place for lengths. `{}` where it has them anyway.
+    const EQUALISED: &'static str = "{}";
+
+    /// Constants that a search may set.
+    const TUNABLE: &'static [Tunable] = &[];
+
     /// The policy with these constants; `seed` is that of its random choices.
     ///
     /// # Errors
     /// [`Error::Field`] for a constant out of range.
     fn new(options: Self::Options, seed: u64) -> Result<Self>;
+}
+
+/// A constant that a search may set, and where it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tunable {
+    /// Name of the option.
+    pub option: &'static str,
+    /// The lowest value tried.
+    pub low: f64,
+    /// The highest value tried.
+    pub high: f64,
+    /// How the values between are spaced.
+    pub scale: Scale,
+}
+
+/// How a search spaces the values of a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// Evenly.
+    Linear,
+    /// Evenly by the logarithm; both ends are positive.
+    Logarithmic,
+    /// Whole numbers, evenly by the logarithm of one more than the number.
+    Count,
 }
 
 /// The options of a policy without constants.
@@ -76,6 +109,9 @@ pub struct RegistryEntry {
     pub description: &'static str,
     /// Where it comes from.
     pub origin: Origin,
+    /// Constants that a search may set.
+    pub tunable: &'static [Tunable],
+    equalised: &'static str,
     constructor: fn(&str, Value, u64) -> Result<Box<dyn Policy>>,
     defaults: fn() -> Value,
 }
@@ -89,6 +125,8 @@ const fn entry<P: Configurable>(
         name,
         description,
         origin,
+        tunable: P::TUNABLE,
+        equalised: P::EQUALISED,
         constructor: |name, options, seed| {
             let options: P::Options = serde_json::from_value(options).map_err(|error| Error::Schema {
                 what: format!("options of policy `{name}`"),
@@ -102,7 +140,7 @@ const fn entry<P: Configurable>(
 
 /// One line per policy.
 #[rustfmt::skip]
-static REGISTRY: [RegistryEntry; 18] = [
+static REGISTRY: &[RegistryEntry] = &[
     entry::<Random>("random", Common, "any ready instance, with equal probability"),
     entry::<RoundRobin>("round_robin", Common, "each ready instance in turn"),
     entry::<LeastRequests>("least_requests", Common, "fewest requests in flight"),
@@ -125,7 +163,7 @@ static REGISTRY: [RegistryEntry; 18] = [
 
 /// Every policy, in the order in which they are listed to users.
 pub fn registry() -> &'static [RegistryEntry] {
-    &REGISTRY
+    REGISTRY
 }
 
 /// The policy of that name.
@@ -141,6 +179,11 @@ impl RegistryEntry {
     /// Its constants with their defaults: an object.
     pub fn default_options(&self) -> Value {
         (self.defaults)()
+    }
+
+    /// Options with which it has what this router knows ([`Configurable::EQUALISED`]): an object.
+    pub fn equalised_options(&self) -> Value {
+        serde_json::from_str(self.equalised).unwrap_or_default()
     }
 
     /// What it has to be told when its options are the defaults.
@@ -183,6 +226,28 @@ mod tests {
             let Value::Object(options) = entry.default_options() else { panic!("{}: no object", entry.name) };
             let built = entry.build(&options, 7);
             assert!(built.is_ok(), "{}: {}", entry.name, built.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn equalised_options_and_both_ends_of_every_tunable_build_the_policy() {
+        for entry in registry() {
+            let Value::Object(equalised) = entry.equalised_options() else { panic!("{}", entry.name) };
+            let mut cases = vec![equalised.clone()];
+            for tunable in entry.tunable {
+                assert!(tunable.low < tunable.high, "{}: {tunable:?}", entry.name);
+                for end in [tunable.low, tunable.high] {
+                    let value =
+                        if tunable.scale == Scale::Count { Value::from(end as u64) } else { end.into() };
+                    let mut options = equalised.clone();
+                    options.insert(tunable.option.into(), value);
+                    cases.push(options);
+                }
+            }
+            for options in cases {
+                let built = entry.build(&options, 7);
+                assert!(built.is_ok(), "{} {options:?}: {}", entry.name, built.err().unwrap());
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::{ClusterView, Needs, Policy};
 
 /// Goes round the ready instances by number: the next is the lowest number above that of the last dispatch, or the
 /// lowest of all. Instances that come and go change nobody else's turn. It looks at nothing. No constants.
-pub struct RoundRobin {
+pub(crate) struct RoundRobin {
     turn: Turn,
 }
 

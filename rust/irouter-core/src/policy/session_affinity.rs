@@ -20,7 +20,7 @@ use super::{ClusterView, Needs, Policy};
 /// session is pinned. An instance that left starts without sessions when it comes back.
 ///
 /// The least recently used sessions are forgotten beyond `max_sessions`, so that memory is bounded.
-pub struct SessionAffinity {
+pub(crate) struct SessionAffinity {
     options: SessionAffinityOptions,
     draws: Draws,
     pins: BTreeMap<u64, Pin>,
@@ -32,7 +32,7 @@ pub struct SessionAffinity {
 /// Constants of [`SessionAffinity`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SessionAffinityOptions {
+pub(crate) struct SessionAffinityOptions {
     /// Most sessions remembered: 65,536, about 8 MB.
     pub max_sessions: usize,
 }

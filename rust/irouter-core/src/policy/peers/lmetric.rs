@@ -4,10 +4,10 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
-use super::draws::Draws;
-use super::estimate::uncached_tokens;
-use super::registry::{Configurable, NoOptions};
-use super::{ClusterView, Needs, Policy};
+use crate::policy::draws::Draws;
+use crate::policy::estimate::uncached_tokens;
+use crate::policy::registry::{Configurable, NoOptions};
+use crate::policy::{ClusterView, Needs, Policy};
 
 /// The rule of the `LMetric` paper (OSDI'26): a product without weights.
 ///
@@ -24,7 +24,7 @@ use super::{ClusterView, Needs, Policy};
 /// A product needs no exchange rate between its two terms: each only has to rank. Without block hashes nothing counts
 /// as cached. Output lengths are not known to it. Ties are broken at random. No constants.
 #[derive(Clone, Debug)]
-pub struct Lmetric {
+pub(crate) struct Lmetric {
     draws: Draws,
 }
 

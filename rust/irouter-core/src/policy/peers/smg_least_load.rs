@@ -9,8 +9,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
-use super::registry::Configurable;
-use super::{ClusterView, Needs, Policy};
+use crate::policy::registry::Configurable;
+use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's least load, as of `smg` 1.13 (B7 of the peers' list).
 ///
@@ -30,7 +30,7 @@ use super::{ClusterView, Needs, Policy};
 /// `requests in flight x mean_prompt_tokens / throughput`. When none reports, fewest requests in flight. Output lengths
 /// and cached prefixes are not known to it. Ties go to the lowest number, as in SMG.
 #[derive(Clone, Debug)]
-pub struct SmgLeastLoad {
+pub(crate) struct SmgLeastLoad {
     options: SmgLeastLoadOptions,
     interval: Picos,
 }
@@ -38,7 +38,7 @@ pub struct SmgLeastLoad {
 /// Constants of [`SmgLeastLoad`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SmgLeastLoadOptions {
+pub(crate) struct SmgLeastLoadOptions {
     /// Seconds that a half-full KV cache costs: 0.15.
     pub kv_pressure_seconds: f64,
     /// Tokens per second of an instance: 2,000.

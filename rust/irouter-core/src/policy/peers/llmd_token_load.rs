@@ -7,10 +7,10 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
 
-use super::draws::Draws;
-use super::estimate::{TokenTally, expected_output_tokens, uncached_tokens};
-use super::registry::Configurable;
-use super::{ClusterView, Needs, Policy};
+use crate::policy::draws::Draws;
+use crate::policy::estimate::{TokenTally, expected_output_tokens, uncached_tokens};
+use crate::policy::registry::Configurable;
+use crate::policy::{ClusterView, Needs, Policy};
 
 /// llm-d's `prefix-cache-affinity-filter` followed by its `token-load-scorer`, as its optimized-baseline guide ships them
 /// (llm-d-router of autumn 2026; B17 of the peers' list).
@@ -33,7 +33,7 @@ use super::{ClusterView, Needs, Policy};
 ///
 /// Without block hashes nothing is sticky. Ties are broken at random, as by llm-d's max-score picker.
 #[derive(Clone, Debug)]
-pub struct LlmdTokenLoad {
+pub(crate) struct LlmdTokenLoad {
     options: LlmdTokenLoadOptions,
     draws: Draws,
     outputs: TokenTally,
@@ -42,7 +42,7 @@ pub struct LlmdTokenLoad {
 /// Constants of [`LlmdTokenLoad`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct LlmdTokenLoadOptions {
+pub(crate) struct LlmdTokenLoadOptions {
     /// Cached share of the prompt from which an instance is sticky: 0.8.
     pub affinity_threshold: f64,
     /// Seconds of prefill by which a sticky instance may be behind: 18; 0 for any.
@@ -58,7 +58,7 @@ pub struct LlmdTokenLoadOptions {
 /// What a request in flight is counted to produce.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OutputEstimate {
+pub(crate) enum OutputEstimate {
     /// Nothing.
     #[default]
     None,

@@ -10,10 +10,10 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::{BlockHasher, InstanceState};
 
-use super::draws::Draws;
-use super::estimate::{PerInstance, uncached_tokens};
-use super::registry::Configurable;
-use super::{ClusterView, Needs, Policy};
+use crate::policy::draws::Draws;
+use crate::policy::estimate::{PerInstance, uncached_tokens};
+use crate::policy::registry::Configurable;
+use crate::policy::{ClusterView, Needs, Policy};
 
 /// Dynamo's KV cost, as of `ai-dynamo-runtime` 1.6 (B19 of the peers' list), for one cache tier.
 ///
@@ -35,7 +35,7 @@ use super::{ClusterView, Needs, Policy};
 ///
 /// Without block hashes nothing overlaps and nothing is shared, and the partial last block of a prompt counts too. A block is a KV block of the profile, 16 tokens.
 #[derive(Clone, Debug)]
-pub struct DynamoKv {
+pub(crate) struct DynamoKv {
     options: DynamoKvOptions,
     draws: Draws,
     active: PerInstance<ActiveBlocks>,
@@ -44,7 +44,7 @@ pub struct DynamoKv {
 /// Constants of [`DynamoKv`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DynamoKvOptions {
+pub(crate) struct DynamoKvOptions {
     /// Prefill blocks saved per cached block: 1.
     pub overlap_score_credit: f64,
     /// How fast the credit of a busy instance falls: 0, not at all.
