@@ -237,8 +237,12 @@ mod tests {
             for tunable in entry.tunable {
                 assert!(tunable.low < tunable.high, "{}: {tunable:?}", entry.name);
                 for end in [tunable.low, tunable.high] {
-                    let value =
-                        if tunable.scale == Scale::Count { Value::from(end as u64) } else { end.into() };
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        reason = "counts are written as whole numbers"
+                    )]
+                    let count = Value::from(end as i64);
+                    let value = if tunable.scale == Scale::Count { count } else { end.into() };
                     let mut options = equalised.clone();
                     options.insert(tunable.option.into(), value);
                     cases.push(options);
