@@ -15,7 +15,7 @@ use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::ids::{InstanceId, RequestKey};
-use crate::policy::{ClusterView, Policy, QueueView, Verdict};
+use crate::policy::{ClusterView, End, Policy, QueueView, Verdict};
 use crate::queue::Queue;
 use crate::request::{Request, TenantId};
 use crate::state::{InstanceState, Released, State, StateOptions, WorkRates};
@@ -193,24 +193,28 @@ impl Router {
             Event::Draining { instance } => self.state.draining(instance)?,
             Event::Left { instance } => {
                 let keys = self.state.left(instance)?;
-                let lost = keys.into_iter().map(|key| self.release(key, None, now)).collect();
+                let lost = keys.into_iter().map(|key| self.release(key, None, false, now)).collect();
                 self.policy.left(instance);
                 return lost;
             }
             Event::FirstToken { request, cached_tokens } => {
-                self.state.first_token(request, cached_tokens, now)?;
+                let started = self.state.first_token(request, cached_tokens, now)?;
+                self.started(request, started, now)?;
             }
-            Event::Progress { request, tokens } => self.state.progress(request, tokens, now)?,
+            Event::Progress { request, tokens } => {
+                let started = self.state.progress(request, tokens, now)?;
+                self.started(request, started, now)?;
+            }
             Event::Finished { request, tokens } => {
                 self.state.expect_dispatched("finished", request)?;
-                self.release(request, tokens, now)?;
+                self.release(request, tokens, true, now)?;
             }
             Event::Failed { request } => {
                 self.state.expect_dispatched("failed", request)?;
-                self.release(request, None, now)?;
+                self.release(request, None, false, now)?;
             }
             Event::Cancelled { request } => {
-                self.release(request, None, now)?;
+                self.release(request, None, false, now)?;
                 self.queue.cancelled(request);
             }
             Event::EngineReport { instance, report } => self.state.reported(instance, report)?,
@@ -226,10 +230,19 @@ impl Router {
         self.state.pull_progress(instance, self.now, produced)
     }
 
-    fn release(&mut self, key: RequestKey, tokens: Option<u32>, now: Picos) -> Result<u64> {
+    /// Lets the policy know when the router hears of a first token.
+    fn started(&mut self, key: RequestKey, instance: Option<InstanceId>, now: Picos) -> Result<()> {
+        if let Some(instance) = instance {
+            self.policy.first_token(self.state.request(key)?, instance, now);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, key: RequestKey, tokens: Option<u32>, completed: bool, now: Picos) -> Result<u64> {
         let Released { request, instance, tokens: known } = self.state.released(key, now)?;
         if let Some(instance) = instance {
-            self.policy.released(&request, instance, tokens.unwrap_or(known));
+            let end = End { at: now, tokens: tokens.unwrap_or(known), completed };
+            self.policy.released(&request, instance, end);
         }
         Ok(request.id)
     }
@@ -321,7 +334,7 @@ impl Router {
         let cached_tokens = self.state.dispatched(key, instance, now)?;
         self.queue.dispatched(key, 1.0 / f64::from(self.state.ready().max(1)));
         let request = self.state.request(key)?;
-        self.policy.dispatched(request, instance);
+        self.policy.dispatched(request, instance, now);
         Ok(Outcome::Dispatch(Decision {
             key,
             id: request.id,

@@ -3,10 +3,11 @@
 use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
+use crate::time::Picos;
 
 use super::estimate::{TokenTally, true_output_tokens};
 use super::registry::{Configurable, NoOptions};
-use super::{ClusterView, Needs, Policy};
+use super::{ClusterView, End, Needs, Policy};
 
 /// The paper's decode balancer (Jain et al., appendix A.1.6): it knows the true output lengths and balances their sum.
 ///
@@ -40,11 +41,11 @@ impl Policy for DecodeBalancer {
         view.lowest(|instance| self.assigned.tokens(instance.id()) as f64)
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
         self.assigned.add(instance, request.true_output_tokens.unwrap_or(0));
     }
 
-    fn released(&mut self, request: &Request, instance: InstanceId, _tokens: u32) {
+    fn released(&mut self, request: &Request, instance: InstanceId, _end: End) {
         self.assigned.take(instance, request.true_output_tokens.unwrap_or(0));
     }
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
+use crate::time::Picos;
 
 use super::estimate::{expected_output_tokens, unloaded_decode_seconds};
 use super::registry::Configurable;
@@ -95,7 +96,7 @@ impl Policy for DedicatedSplit {
         chosen.ok_or_else(|| view.no_instance())
     }
 
-    fn dispatched(&mut self, _request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, _request: &Request, instance: InstanceId, _now: Picos) {
         if self.first_light.is_none_or(|first| instance < first) {
             self.heavy.took(instance);
         } else {

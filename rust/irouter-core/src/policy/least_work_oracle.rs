@@ -3,10 +3,11 @@
 use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
+use crate::time::Picos;
 
 use super::estimate::{TokenTally, true_output_tokens, uncached_tokens};
 use super::registry::{Configurable, NoOptions};
-use super::{ClusterView, Needs, Policy};
+use super::{ClusterView, End, Needs, Policy};
 
 /// [`super::LeastWork`] with the true output lengths in place of the predicted ones: what perfect prediction would be
 /// worth to it. The output still to come is the sum of the true lengths of the requests in flight less what they are
@@ -39,11 +40,11 @@ impl Policy for LeastWorkOracle {
         })
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
         self.outputs.add(instance, request.true_output_tokens.unwrap_or(0));
     }
 
-    fn released(&mut self, request: &Request, instance: InstanceId, _tokens: u32) {
+    fn released(&mut self, request: &Request, instance: InstanceId, _end: End) {
         self.outputs.take(instance, request.true_output_tokens.unwrap_or(0));
     }
 }

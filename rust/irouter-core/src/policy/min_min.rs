@@ -6,10 +6,11 @@ use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
+use crate::time::Picos;
 
 use super::estimate::TokenTally;
 use super::registry::Configurable;
-use super::{ClusterView, Needs, Policy, QueueView, Verdict};
+use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 
 /// The classic min-min heuristic with the paper's time estimate (Jain et al., appendix A.2.3).
 ///
@@ -114,11 +115,11 @@ impl Policy for MinMin {
         first.map(|(_, verdict)| verdict).ok_or_else(|| view.no_instance())
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
         self.bounds.add(instance, self.bound(request));
     }
 
-    fn released(&mut self, request: &Request, instance: InstanceId, _tokens: u32) {
+    fn released(&mut self, request: &Request, instance: InstanceId, _end: End) {
         self.bounds.take(instance, self.bound(request));
     }
 }

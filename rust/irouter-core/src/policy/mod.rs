@@ -73,6 +73,17 @@ pub enum Verdict {
     },
 }
 
+/// How a request left its instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When the router heard of it.
+    pub at: Picos,
+    /// Tokens known to have been produced.
+    pub tokens: u32,
+    /// Whether it is complete, not failed or cancelled.
+    pub completed: bool,
+}
+
 /// A routing policy.
 pub trait Policy: Send {
     /// What it has to be told.
@@ -102,13 +113,18 @@ pub trait Policy: Send {
     }
 
     /// The request went to the instance.
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
-        let _ = (request, instance);
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, now: Picos) {
+        let _ = (request, instance, now);
     }
 
-    /// The request is no longer there: finished, failed or cancelled, having produced `tokens`.
-    fn released(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
-        let _ = (request, instance, tokens);
+    /// The router has heard of the request's first token.
+    fn first_token(&mut self, request: &Request, instance: InstanceId, now: Picos) {
+        let _ = (request, instance, now);
+    }
+
+    /// The request is no longer there.
+    fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
+        let _ = (request, instance, end);
     }
 
     /// The instance left the cluster: whatever was kept of it is worthless.

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
+use crate::time::Picos;
 
 use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
@@ -54,7 +55,7 @@ impl Policy for RoundRobin {
         self.turn.next(view.ready()).ok_or_else(|| view.no_instance())
     }
 
-    fn dispatched(&mut self, _request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, _request: &Request, instance: InstanceId, _now: Picos) {
         self.turn.took(instance);
     }
 }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
+use crate::time::Picos;
 
 use super::draws::Draws;
 use super::registry::Configurable;
@@ -75,7 +76,7 @@ impl Policy for SessionAffinity {
         }
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
         let Some(session) = request.session else { return };
         let used = self.dispatches;
         self.dispatches += 1;

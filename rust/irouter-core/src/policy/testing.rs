@@ -14,7 +14,7 @@ use crate::request::{Request, TenantId};
 use crate::state::{InstanceState, State, StateOptions};
 use crate::time::Picos;
 
-use super::{ClusterView, Needs, Policy, QueueView, Verdict};
+use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 
 /// Batch slots of an instance.
 pub(super) const SLOTS: u32 = 8;
@@ -174,7 +174,7 @@ impl Cluster {
         self.state.dispatched(key, instance, self.now).unwrap();
         let request = self.state.request(key).unwrap();
         self.last_prompt_tokens = request.prompt_tokens;
-        policy.dispatched(request, instance);
+        policy.dispatched(request, instance, self.now);
     }
 
     /// Puts the request into the queue.
@@ -210,10 +210,18 @@ impl Cluster {
         self.state.progress(key, tokens, self.now).unwrap();
     }
 
+    pub(super) fn first_token(&mut self, policy: &mut impl Policy, key: RequestKey) {
+        if let Some(instance) = self.state.first_token(key, None, self.now).unwrap() {
+            policy.first_token(self.state.request(key).unwrap(), instance, self.now);
+        }
+    }
+
+    /// The request is complete.
     pub(super) fn finish(&mut self, policy: &mut impl Policy, key: RequestKey) {
         let released = self.state.released(key, self.now).unwrap();
         if let Some(instance) = released.instance {
-            policy.released(&released.request, instance, released.tokens);
+            let end = End { at: self.now, tokens: released.tokens, completed: true };
+            policy.released(&released.request, instance, end);
         }
     }
 }

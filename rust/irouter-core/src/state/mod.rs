@@ -161,13 +161,13 @@ impl State {
         Ok(cached)
     }
 
-    /// A first token came.
+    /// A first token came; returns the instance when it is news.
     pub(crate) fn first_token(
         &mut self,
         key: RequestKey,
         cached_tokens: Option<u32>,
         now: Picos,
-    ) -> Result<()> {
+    ) -> Result<Option<InstanceId>> {
         self.ledger.get(key)?;
         let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
             return Err(not_dispatched("first token", key));
@@ -184,16 +184,23 @@ impl State {
             }
         }
         if lease.started {
-            return Ok(());
+            return Ok(None);
         }
         lease.started = true;
         instance.sums.awaiting_first_token -= 1;
         instance.sums.queued_prefill_tokens -= u64::from(lease.uncached_tokens);
-        set_produced(instance, request, lease, 1, self.options.progress_tokens, now)
+        set_produced(instance, request, lease, 1, self.options.progress_tokens, now)?;
+        Ok(Some(instance.id))
     }
 
     /// A request has produced `tokens` so far. Fewer than known before change nothing: events may overtake each other.
-    pub(crate) fn progress(&mut self, key: RequestKey, tokens: u32, now: Picos) -> Result<()> {
+    /// Returns the instance when that is the first the router hears of its start.
+    pub(crate) fn progress(
+        &mut self,
+        key: RequestKey,
+        tokens: u32,
+        now: Picos,
+    ) -> Result<Option<InstanceId>> {
         self.ledger.get(key)?;
         let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
             return Err(not_dispatched("progress", key));
@@ -206,11 +213,13 @@ impl State {
             });
         }
         if !lease.started && tokens > 0 {
-            self.first_token(key, None, now)?;
-            return self.progress(key, tokens, now);
+            let started = self.first_token(key, None, now)?;
+            self.progress(key, tokens, now)?;
+            return Ok(started);
         }
         let instance = &mut self.instances[lease.instance.index()];
-        set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)
+        set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)?;
+        Ok(None)
     }
 
     /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the

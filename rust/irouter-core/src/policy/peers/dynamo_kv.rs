@@ -13,7 +13,8 @@ use crate::state::{BlockHasher, InstanceState};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{PerInstance, uncached_tokens};
 use crate::policy::registry::Configurable;
-use crate::policy::{ClusterView, Needs, Policy};
+use crate::policy::{ClusterView, End, Needs, Policy};
+use crate::time::Picos;
 
 /// Dynamo's KV cost, as of `ai-dynamo-runtime` 1.6 (B19 of the peers' list), for one cache tier.
 ///
@@ -191,11 +192,11 @@ impl Policy for DynamoKv {
         self.draws.lowest(view, |_| costs.next().unwrap_or(f64::INFINITY))
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
         self.active.entry(instance).add(request);
     }
 
-    fn released(&mut self, request: &Request, instance: InstanceId, _tokens: u32) {
+    fn released(&mut self, request: &Request, instance: InstanceId, _end: End) {
         self.active.entry(instance).remove(request);
     }
 }

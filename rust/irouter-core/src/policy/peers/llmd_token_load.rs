@@ -10,7 +10,8 @@ use crate::state::InstanceState;
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{TokenTally, expected_output_tokens, uncached_tokens};
 use crate::policy::registry::Configurable;
-use crate::policy::{ClusterView, Needs, Policy};
+use crate::policy::{ClusterView, End, Needs, Policy};
+use crate::time::Picos;
 
 /// llm-d's `prefix-cache-affinity-filter` followed by its `token-load-scorer`, as its optimized-baseline guide ships them
 /// (llm-d-router of autumn 2026; B17 of the peers' list).
@@ -186,11 +187,11 @@ impl Policy for LlmdTokenLoad {
         draws.lowest_of(kept, cost).ok_or_else(|| view.no_instance())
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
         self.outputs.add(instance, self.output_tokens(request));
     }
 
-    fn released(&mut self, request: &Request, instance: InstanceId, _tokens: u32) {
+    fn released(&mut self, request: &Request, instance: InstanceId, _end: End) {
         self.outputs.take(instance, self.output_tokens(request));
     }
 }
