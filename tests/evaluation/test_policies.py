@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from irouter import _core
 from irouter._core import IrouterError
 from irouter.evaluation.policies import choice_of, choose
+from irouter.evaluation.registry import registry
 
 
 def nearest(request: dict[str, Any], instances: list[dict[str, Any]]) -> int:  # noqa: ARG001 - never called
@@ -18,7 +18,7 @@ def labels(policies: list[Any] | None, reference: str) -> list[str]:
 
 
 def test_without_names_every_policy_of_the_package_is_chosen() -> None:
-    assert labels(None, "round_robin") == [name for name, _ in _core.policies()]
+    assert labels(None, "round_robin") == list(registry())
 
 
 def test_the_reference_comes_first_where_it_is_not_among_the_chosen() -> None:

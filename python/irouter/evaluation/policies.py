@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from irouter import _core
 from irouter._core import IrouterError
+from irouter.evaluation.registry import registry
 
 PolicyFunction = Callable[[dict[str, Any], list[dict[str, Any]]], int]
 """Gets a request and the instances that can take it, as plain dictionaries, and returns the number of one of them."""
@@ -74,7 +74,7 @@ def choose(policies: Sequence[str | PolicyFunction] | None, reference: str) -> l
     Raises:
         IrouterError: For options that cannot be read, or a function that has the name of another policy.
     """
-    names = [name for name, _ in _core.policies()]
+    names = list(registry())
     chosen = [choice_of(policy) for policy in (names if policies is None else policies)]
     if not chosen:
         raise IrouterError("no policies: expected at least one")
