@@ -1,0 +1,162 @@
+"""Engines that compute nothing: HTTP servers on the loopback address that answer a gateway's polls and hold its requests.
+
+A gateway under test gets their addresses as its workers. Each request stays open until the test releases it, so that the
+requests in flight on every engine are under the test's control, and the engine that a request reaches is the decision.
+"""
+
+import asyncio
+import itertools
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+MODEL = "conformance"
+HEAD_LIMIT_BYTES = 65_536
+
+
+@dataclass
+class Load:
+    """What an engine says of itself when it is polled."""
+
+    running: int = 0
+    waiting: int = 0
+    uncached_tokens: int = 0
+    kv_usage: float = 0.0
+
+
+@dataclass
+class Engine:
+    """One of them."""
+
+    number: int
+    port: int = 0
+    load: Load = field(default_factory=Load)
+    polls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class FakeEngines:
+    """Several engines in one event loop; use as an asynchronous context manager."""
+
+    def __init__(self, count: int) -> None:
+        self.engines = [Engine(number) for number in range(count)]
+        self.arrivals: asyncio.Queue[tuple[int, int, dict]] = asyncio.Queue()
+        self._numbers = itertools.count()
+        self._held: dict[int, asyncio.Event] = {}
+        self._polled = asyncio.Condition()
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def urls(self) -> list[str]:
+        """Addresses by number."""
+        return [engine.url for engine in self.engines]
+
+    async def __aenter__(self) -> Self:
+        for engine in self.engines:
+            server = await asyncio.start_server(self._client(engine), "127.0.0.1", 0)
+            engine.port = server.sockets[0].getsockname()[1]
+            self._servers.append(server)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def release(self, request: int) -> None:
+        """Lets the engine answer the request."""
+        self._held.pop(request).set()
+
+    async def polled(self, path: str, times: int) -> None:
+        """Waits until every engine has been asked for `path` that many more times."""
+        wanted = [engine.polls[path] + times for engine in self.engines]
+        async with self._polled:
+            await self._polled.wait_for(
+                lambda: all(
+                    engine.polls[path] >= count for engine, count in zip(self.engines, wanted, strict=True)
+                )
+            )
+
+    def _client(self, engine: Engine) -> Any:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._connections.add(task)
+            try:
+                while (request := await read_request(reader)) is not None:
+                    path, body = request
+                    status, answer = await self._answer(engine, path, body)
+                    writer.write(response(status, answer))
+                    await writer.drain()
+            except (ConnectionError, asyncio.CancelledError):
+                pass
+            finally:
+                self._connections.discard(task)
+                writer.close()
+
+        return serve
+
+    async def _answer(self, engine: Engine, path: str, body: bytes) -> tuple[int, Any]:
+        if path in {"/v1/chat/completions", "/v1/completions", "/generate"}:
+            return 200, await self._complete(engine, json.loads(body))
+        answer = page(path, engine.load)
+        async with self._polled:
+            engine.polls[path] += 1
+            self._polled.notify_all()
+        return (404, {"error": f"no such page: {path}"}) if answer is None else (200, answer)
+
+    async def _complete(self, engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+        request = next(self._numbers)
+        released = self._held[request] = asyncio.Event()
+        self.arrivals.put_nowait((request, engine.number, body))
+        await released.wait()
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        message = {"role": "assistant", "content": "ok"}
+        choice = {"index": 0, "message": message, "text": "ok", "finish_reason": "stop", "logprobs": None}
+        return {"id": f"r{request}", "object": "chat.completion", "created": 0, "model": MODEL,
+                "choices": [choice], "usage": usage}
+
+
+def page(path: str, load: Load) -> Any:
+    match path:
+        case "/health" | "/health_generate" | "/flush_cache":
+            return {}
+        case "/v1/models":
+            return {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}]}
+        case "/metrics":
+            return "\n".join((
+                f'vllm:num_requests_running{{model_name="{MODEL}"}} {load.running}',
+                f'vllm:num_requests_waiting{{model_name="{MODEL}"}} {load.waiting}',
+                f'vllm:kv_cache_usage_perc{{model_name="{MODEL}"}} {load.kv_usage}',
+                "",
+            ))
+        case "/load":
+            return {"server_load": load.running + load.waiting}
+    return None
+
+
+async def read_request(reader: asyncio.StreamReader) -> tuple[str, bytes] | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    except asyncio.IncompleteReadError:
+        return None
+    request, *headers = head.split("\r\n")
+    if request.startswith("PRI "):
+        return None
+    lengths = [int(v) for k, _, v in (h.partition(":") for h in headers) if k.lower() == "content-length"]
+    body = await reader.readexactly(lengths[0] if lengths else 0)
+    return request.split(" ")[1].partition("?")[0], body
+
+
+def response(status: int, answer: Any) -> bytes:
+    text = isinstance(answer, str)
+    body = answer.encode() if text else json.dumps(answer).encode()
+    kind = "text/plain" if text else "application/json"
+    return f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
