@@ -21,7 +21,7 @@ class Load:
 
     running: int = 0
     waiting: int = 0
-    uncached_tokens: int = 0
+    queued_prefill_tokens: int = 0
     kv_usage: float = 0.0
 
 
@@ -44,7 +44,7 @@ class FakeEngines:
 
     def __init__(self, count: int) -> None:
         self.engines = [Engine(number) for number in range(count)]
-        self.arrivals: asyncio.Queue[tuple[int, int, dict]] = asyncio.Queue()
+        self.arrivals: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         self._numbers = itertools.count()
         self._held: dict[int, asyncio.Event] = {}
         self._polled = asyncio.Condition()
@@ -74,14 +74,15 @@ class FakeEngines:
         """Lets the engine answer the request."""
         self._held.pop(request).set()
 
-    async def polled(self, path: str, times: int) -> None:
-        """Waits until every engine has been asked for `path` that many more times."""
-        wanted = [engine.polls[path] + times for engine in self.engines]
+    def polls(self, path: str) -> list[int]:
+        """How often each engine has been asked for `path`."""
+        return [engine.polls[path] for engine in self.engines]
+
+    async def polled(self, path: str, before: list[int]) -> None:
+        """Waits until every engine has been asked for `path` more often than before."""
         async with self._polled:
             await self._polled.wait_for(
-                lambda: all(
-                    engine.polls[path] >= count for engine, count in zip(self.engines, wanted, strict=True)
-                )
+                lambda: all(now > then for now, then in zip(self.polls(path), before, strict=True))
             )
 
     def _client(self, engine: Engine) -> Any:
@@ -115,7 +116,7 @@ class FakeEngines:
     async def _complete(self, engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
         request = next(self._numbers)
         released = self._held[request] = asyncio.Event()
-        self.arrivals.put_nowait((request, engine.number, body))
+        self.arrivals.put_nowait((request, engine.number))
         await released.wait()
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         message = {"role": "assistant", "content": "ok"}
@@ -137,22 +138,48 @@ def page(path: str, load: Load) -> Any:
                 f'vllm:kv_cache_usage_perc{{model_name="{MODEL}"}} {load.kv_usage}',
                 "",
             ))
+        case "/v1/loads":
+            rank = {
+                "dp_rank": 0,
+                "num_running_reqs": load.running,
+                "num_waiting_reqs": load.waiting,
+                "num_waiting_uncached_tokens": load.queued_prefill_tokens,
+                "num_total_reqs": load.running + load.waiting,
+                "num_used_tokens": 0,
+                "max_total_num_tokens": 1_000_000,
+                "token_usage": load.kv_usage,
+                "gen_throughput": 0.0,
+                "cache_hit_rate": 0.0,
+                "utilization": 0.0,
+                "max_running_requests": 256,
+            }
+            return {"timestamp": "", "version": "1", "dp_rank_count": 1, "loads": [rank]}
+        case "/get_load":
+            return {"load": load.running + load.waiting}
         case "/load":
             return {"server_load": load.running + load.waiting}
     return None
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[str, bytes] | None:
+    """Path and body of the next request; None at the end, or where HTTP/2 is offered."""
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     except asyncio.IncompleteReadError:
         return None
-    request, *headers = head.split("\r\n")
-    if request.startswith("PRI "):
+    line, *lines = head.splitlines()
+    if line.startswith("pri "):
         return None
-    lengths = [int(v) for k, _, v in (h.partition(":") for h in headers) if k.lower() == "content-length"]
-    body = await reader.readexactly(lengths[0] if lengths else 0)
-    return request.split(" ")[1].partition("?")[0], body
+    headers = {name: value.strip() for name, _, value in (header.partition(":") for header in lines)}
+    if headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            body += await reader.readexactly(size)
+            await reader.readexactly(2)
+        await reader.readexactly(2)
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return line.split()[1].partition("?")[0], body
 
 
 def response(status: int, answer: Any) -> bytes:

@@ -88,7 +88,8 @@ impl SmgLeastLoad {
             f64::from(since.requests) * mean
         };
         let usage = report.kv_usage.clamp(0.0, MOST_KV_USAGE);
-        (report.queued_prefill_tokens as f64 + dispatched) / throughput
+        let running = f64::from(report.running) * mean;
+        (report.queued_prefill_tokens as f64 + running + dispatched) / throughput
             + kv_pressure_seconds * usage / (1.0 - usage)
     }
 }

@@ -1,0 +1,141 @@
+"""Event scripts: what happens to a router, in order, the same for a peer's package and for our rule.
+
+A script is a list of events. `submit` asks for a decision; the others tell what became of a request. The requests of a script
+are placed where the peer places them, on both sides, so that both see the same state at every decision.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Event: TypeAlias = dict[str, Any]
+
+BLOCK_TOKENS = 16
+# One character stands for one token. Distinct blocks differ in every character, so that two texts share exactly the blocks
+# that their prompts share.
+FIRST_CHARACTER = 0x4E00
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much happens, and how alike the prompts are."""
+
+    requests: int
+    in_flight: int
+    groups: int = 24
+    prefix_blocks: int = 24
+    tail_blocks: int = 40
+    repeats: float = 0.1
+    """Share of requests that repeat an earlier prompt exactly."""
+
+
+class Prompts:
+    """Prompts in groups with a common prefix; the rest of each is its own."""
+
+    def __init__(self, draws: random.Random, shape: Shape) -> None:
+        self._draws = draws
+        self._shape = shape
+        self._blocks = 0
+        self._prefixes = [self._fresh(draws.randint(0, shape.prefix_blocks)) for _ in range(shape.groups)]
+        self._earlier: list[list[int]] = []
+
+    def next(self) -> list[int]:
+        """Tokens of the next prompt."""
+        if self._earlier and self._draws.random() < self._shape.repeats:
+            return self._draws.choice(self._earlier)
+        tail = self._fresh(self._draws.randint(1, self._shape.tail_blocks))
+        tokens = self._draws.choice(self._prefixes) + tail
+        # Most prompts end within a block.
+        tokens = tokens[: len(tokens) - self._draws.randint(0, BLOCK_TOKENS - 1)]
+        self._earlier.append(tokens)
+        return tokens
+
+    def _fresh(self, blocks: int) -> list[int]:
+        numbers = range(self._blocks, self._blocks + blocks)
+        self._blocks += blocks
+        return [FIRST_CHARACTER + number for number in numbers for _ in range(BLOCK_TOKENS)]
+
+
+def text(tokens: list[int]) -> str:
+    """A prompt as text: one character a token."""
+    return "".join(map(chr, tokens))
+
+
+def traffic(shape: Shape, seed: int) -> list[Event]:
+    """Requests that come, start, produce and finish in random order, about `in_flight` at a time."""
+    draws = random.Random(seed)
+    prompts = Prompts(draws, shape)
+    running: list[Running] = []
+    events: list[Event] = []
+    for request in range(shape.requests):
+        tokens = prompts.next()
+        expected = draws.choice([None, draws.randint(1, 800)])
+        events.append({
+            "event": "submit",
+            "request": request,
+            "tokens": tokens,
+            "text": text(tokens),
+            "session": draws.randrange(shape.groups),
+            "expected_output_tokens": expected,
+        })
+        running.append(Running(request, expected or 400))
+        # As many steps on the mean as keep the wanted number in flight.
+        for _ in range(draws.randint(0, 6)):
+            if running:
+                events.extend(step(draws, running, shape.in_flight))
+    return events
+
+
+@dataclass
+class Running:
+    """A request in flight."""
+
+    request: int
+    tokens_left: int
+    produced: int = 0
+    seconds: float = 0.0
+
+
+def step(draws: random.Random, running: list[Running], wanted: int) -> list[Event]:
+    """One request gets its first token, or some more, or ends."""
+    one = draws.choice(running)
+    one.seconds += draws.uniform(0.05, 3.0)
+    seconds = round(one.seconds, 3)
+    if one.produced == 0:
+        one.produced = 1
+        return [{"event": "first_token", "request": one.request, "seconds": seconds}]
+    if len(running) > wanted or draws.random() < 0.1:
+        running.remove(one)
+        return [{"event": "finished", "request": one.request, "seconds": seconds, "tokens": one.produced}]
+    one.produced += draws.randint(1, 200)
+    return [{"event": "progress", "request": one.request, "tokens": one.produced}]
+
+
+def with_reports(events: list[Event], instances: int, every: int, seed: int) -> list[Event]:
+    """The script with new loads of all engines, and a poll, before every so many requests."""
+    draws = random.Random(seed)
+    told: list[Event] = []
+    for event in events:
+        if event["event"] == "submit" and event["request"] % every == 0:
+            told.extend(report(draws, instance) for instance in range(instances))
+            told.append({"event": "polled"})
+        told.append(event)
+    return told
+
+
+def report(draws: random.Random, instance: int) -> Event:
+    """Any load below the point at which a gateway would spare the engine."""
+    waiting = draws.randint(0, 7)
+    return {
+        "event": "report",
+        "instance": instance,
+        "running": draws.randint(0, 64),
+        "waiting": waiting,
+        "queued_prefill_tokens": draws.randint(0, 3000) * waiting,
+        "kv_usage": round(draws.uniform(0.0, 0.79), 3),
+    }
+
+
+def placements_only(events: list[Event]) -> list[Event]:
+    """The same script for a peer that hears of nothing between dispatch and end."""
+    return [event for event in events if event["event"] in {"submit", "finished"}]
