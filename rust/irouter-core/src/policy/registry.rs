@@ -20,9 +20,13 @@ use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::peers::cache_aware::CacheAware;
+use super::peers::cache_aware_smg::CacheAwareSmg;
+use super::peers::consistent_hash::ConsistentHash;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::lmetric::Lmetric;
+use super::peers::prefix_hash::PrefixHash;
 use super::peers::smg_least_load::SmgLeastLoad;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
@@ -155,6 +159,10 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
+    entry::<CacheAware>("cache_aware", PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, the smallest tree on a miss, fewest requests when imbalanced"),
+    entry::<CacheAwareSmg>("cache_aware_smg", PEER, "SMG cache_aware: the longest prefix match unless overloaded there, fewest requests on a miss"),
+    entry::<PrefixHash>("prefix_hash", PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),
+    entry::<ConsistentHash>("consistent_hash", PEER, "vllm-router consistent_hash: session or prompt on a hash ring, blind to load"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
     entry::<CentralFcfs>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),

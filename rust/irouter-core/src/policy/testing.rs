@@ -108,7 +108,7 @@ impl Cluster {
         cluster
     }
 
-    fn view(&self) -> ClusterView<'_> {
+    pub(super) fn view(&self) -> ClusterView<'_> {
         ClusterView { now: self.now, instances: self.state.instances() }
     }
 
