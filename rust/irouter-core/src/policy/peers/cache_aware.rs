@@ -1,4 +1,4 @@
-//! `cache_aware`: the default policy of the SGLang router and of vllm-router.
+//! `cache_aware`: the default policy of `sglang-router` and `vllm-router`.
 
 use serde::{Deserialize, Serialize};
 

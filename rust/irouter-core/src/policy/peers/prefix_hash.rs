@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(key(&with_blocks(256, 10, 1)), key(&with_blocks(2000, 10, 1)));
         assert_ne!(key(&with_blocks(255, 10, 1)), key(&with_blocks(256, 10, 1)), "15 and 16 full blocks");
         assert_ne!(key(&with_blocks(256, 10, 1)), key(&with_blocks(256, 10, 2)));
-        let bare = |session, id| Request { session, id, ..request(256, 10) };
+        let bare = |session, id| Request { id, session, ..request(256, 10) };
         assert_eq!(key(&bare(Some(3), 8)), key(&bare(Some(3), 9)));
         assert_ne!(key(&bare(None, 8)), key(&bare(None, 9)));
     }

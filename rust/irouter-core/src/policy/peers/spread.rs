@@ -1,6 +1,7 @@
 //! How the requests in flight are spread over a cluster, for the rules that gate affinity by load.
 
 use crate::policy::ClusterView;
+use crate::state::InstanceState;
 
 /// Requests in flight over the ready instances.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +21,7 @@ impl Spread {
     /// The spread at the time of a decision; all zero without a ready instance.
     pub(super) fn of(view: &ClusterView<'_>) -> Self {
         let mut spread = Self::default();
-        for in_flight in view.ready().map(|instance| instance.in_flight()) {
+        for in_flight in view.ready().map(InstanceState::in_flight) {
             let first = spread.instances == 0.0;
             spread.least = if first { in_flight } else { spread.least.min(in_flight) };
             spread.most = spread.most.max(in_flight);
