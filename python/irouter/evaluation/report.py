@@ -72,8 +72,8 @@ def _sections(comparison: Comparison, styles: Styles) -> list[str]:
     ]
     if comparison.sweep:
         text = "Load is arrivals as a share of the cluster's saturation."
-        plot = plot("against-load", report_plots.against_load(styles, comparison.sweep))
-        sections.insert(1, section("Latency against load", text, plot))
+        against_load = plot("against-load", report_plots.against_load(styles, comparison.sweep))
+        sections.insert(1, section("Latency against load", text, against_load))
     sections.append(section("Tokens, waiting and counts", "", _table(styles, WAITING)))
     remarked = (*remarks(comparison), *comparison.experiment.notes)
     sections.append(section("Notes", "", notes(remarked)))
