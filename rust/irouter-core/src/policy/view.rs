@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::ids::{InstanceId, RequestKey};
 use crate::queue::Queue;
 use crate::request::Request;
-use crate::state::{InstanceState, State};
+use crate::state::{InstanceState, Resident, State};
 use crate::time::Picos;
 
 /// Every instance at the time of a decision.
@@ -14,9 +14,24 @@ pub struct ClusterView<'a> {
     pub now: Picos,
     /// All instances ever known, by number; only those that are ready may be chosen.
     pub instances: &'a [InstanceState],
+    state: &'a State,
 }
 
 impl<'a> ClusterView<'a> {
+    pub(crate) fn new(now: Picos, state: &'a State) -> Self {
+        Self { now, instances: state.instances(), state }
+    }
+
+    /// The requests in flight on an instance, in no particular order.
+    pub fn residents(&self, instance: InstanceId) -> impl Iterator<Item = Resident<'a>> + use<'a> {
+        self.state.residents(instance)
+    }
+
+    /// When a request dispatched now reaches its engine, as the twins assume it.
+    pub fn reaches_engine(&self) -> Picos {
+        self.now.saturating_add(self.state.dispatch_delay())
+    }
+
     /// The instances that take requests, by number.
     pub fn ready(&self) -> impl Iterator<Item = &'a InstanceState> + Clone + use<'a> {
         self.instances.iter().filter(|instance| instance.is_ready())
