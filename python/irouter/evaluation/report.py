@@ -11,7 +11,16 @@ from plotly.offline import get_plotlyjs
 
 from irouter import _core
 from irouter.evaluation import report_plots
-from irouter.evaluation.presentation import LATENCY, QUARTILES, WAITING, facts, ratio, remarks, verdict
+from irouter.evaluation.presentation import (
+    LATENCY,
+    QUARTILES,
+    WAITING,
+    facts,
+    ratio,
+    remarks,
+    self_reports,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +100,8 @@ def _sections(comparison: Comparison, styles: Styles) -> list[str]:
         sections.insert(1, _section("Latency against load", text, plot))
     sections.append(_section("Tokens, waiting and counts", "", _table(styles, WAITING)))
     notes = "".join(
-        f"<li>{escape(note)}</li>" for note in (*remarks(comparison), *comparison.experiment.notes)
+        f"<li>{escape(note)}</li>"
+        for note in (*remarks(comparison), *self_reports(styles.policies), *comparison.experiment.notes)
     )
     sections.append(_section("Notes", "", f'<ul class="notes">{notes}</ul>'))
     return sections

@@ -11,21 +11,24 @@ pub(super) struct Gradient<'a> {
     pub(super) quantile: f64,
 }
 
-/// Rows of a node or a bin, and how many of them have a target above their prediction: the gradient, which is `quantile`
-/// for those and `quantile - 1` for the others, in whole numbers.
+/// Rows of a node or a bin, and in halves how many of them have a target above their prediction: the gradient, which is
+/// `quantile` for those and `quantile - 1` for the others, in whole numbers.
+///
+/// A target at its prediction counts as half above, so that targets that are all alike part from higher as well as from
+/// lower ones when the prediction starts at them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
     rows: u32,
-    above: u32,
+    above_halves: u32,
 }
 
 impl Count {
     fn plus(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, above: self.above + other.above }
+        Self { rows: self.rows + other.rows, above_halves: self.above_halves + other.above_halves }
     }
 
     fn minus(self, other: Self) -> Self {
-        Self { rows: self.rows - other.rows, above: self.above - other.above }
+        Self { rows: self.rows - other.rows, above_halves: self.above_halves - other.above_halves }
     }
 }
 
@@ -118,7 +121,8 @@ impl<'a> Grower<'a> {
             for &row in rows {
                 let count = &mut counts[usize::from(codes[row as usize])];
                 count.rows += 1;
-                count.above += u32::from(self.gradient.residuals[row as usize] > 0.0);
+                let residual = self.gradient.residuals[row as usize];
+                count.above_halves += u32::from(residual > 0.0) + u32::from(residual >= 0.0);
             }
             counts
         });
@@ -156,7 +160,8 @@ impl<'a> Grower<'a> {
     /// Twice the loss that the best step of these rows' common value takes away, to the second order with a curvature of
     /// one a row.
     fn score(&self, count: Count) -> f64 {
-        let gradient = f64::from(count.above) - (1.0 - self.gradient.quantile) * f64::from(count.rows);
+        let gradient =
+            0.5 * f64::from(count.above_halves) - (1.0 - self.gradient.quantile) * f64::from(count.rows);
         gradient * gradient / (f64::from(count.rows) + self.options.l2)
     }
 

@@ -58,6 +58,17 @@ fn p90_covers_nine_tenths_and_beats_the_constant_quantile() {
 }
 
 #[test]
+fn two_groups_of_equal_targets_part_at_any_quantile() {
+    for quantile in [0.1, 0.5, 0.9] {
+        let options = BoostOptions { quantile, ..BoostOptions::default() };
+        let groups = table(60, 1, |first, _, _| if first > 0.5 { 2.0 } else { 1.0 });
+        let model = BoostedTrees::train(&groups, &options, 7).unwrap();
+        let [low, high] = [0.2, 0.8].map(|first| model.predict(&[first, 0.5, 0.5]));
+        assert!((low - 1.0).abs() < 0.01 && (high - 2.0).abs() < 0.01, "{quantile}: {low} and {high}");
+    }
+}
+
+#[test]
 fn a_larger_number_that_raises_the_target_raises_the_prediction() {
     let model =
         BoostedTrees::train(&table(3000, 1, |first, second, noise| 4.0 * first + second + noise), &p90(), 7)
