@@ -6,7 +6,7 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`request`],
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
 //! [`profile`], [`engine`], [`state`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
@@ -24,6 +24,7 @@ pub mod request;
 pub mod router;
 pub mod state;
 pub mod time;
+pub mod trees;
 
 pub use decision::{Decision, Outcome};
 pub use error::{Error, Result};

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-use super::central::{CentralFcfs, CentralShortest};
+use super::central::{ByArrival, Central, ShortestFirst};
 use super::decode_balancer::DecodeBalancer;
 use super::dedicated_split::DedicatedSplit;
 use super::join_shortest_queue::JoinShortestQueue;
@@ -27,6 +27,7 @@ use super::peers::consistent_hash::ConsistentHash;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::litellm_latency::LitellmLatency;
 use super::peers::litellm_least_busy::LitellmLeastBusy;
+use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::lmetric::Lmetric;
 use super::peers::prefix_hash::PrefixHash;
@@ -162,6 +163,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
+    entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<CacheAware>("cache_aware", PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, the smallest tree on a miss, fewest requests when imbalanced"),
@@ -175,8 +177,8 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<ProductionStackLoad>("production_stack_load", PEER, "vLLM production stack loadaware: cached share of the prompt less the load relative to the mean"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
-    entry::<CentralFcfs>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
-    entry::<CentralShortest>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ByArrival>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
+    entry::<Central<ShortestFirst>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
 ];
 
 /// Every policy, in the order in which they are listed to users.

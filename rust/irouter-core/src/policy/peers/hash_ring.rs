@@ -22,7 +22,7 @@ impl HashRing {
         Self { virtual_nodes, nodes: Vec::new(), instances: 0 }
     }
 
-    /// The instance that the key belongs to, among those that are ready.
+    /// The instance that the key belongs to, among those that may be chosen.
     ///
     /// # Errors
     /// [`crate::Error::NoInstance`] when none is ready.
@@ -32,7 +32,7 @@ impl HashRing {
         let first = self.nodes.partition_point(|&(node, _)| node < position);
         let (before, after) = self.nodes.split_at(first);
         let mut clockwise = after.iter().chain(before).map(|&(_, instance)| instance);
-        let found = clockwise.find(|instance| view.instances[instance.index()].is_ready());
+        let found = clockwise.find(|&instance| view.offers(instance));
         found.ok_or_else(|| view.no_instance())
     }
 

@@ -21,9 +21,9 @@ use crate::policy::{ClusterView, End, Needs, Policy};
 /// any instance with  latency <= (1 + buffer) x lowest latency, at random
 /// ```
 ///
-/// * `measure` `per_token`: seconds from arrival to completion per output token, what `LiteLLM` takes when responses are not
-///   streamed; `first_token`: seconds from arrival to the first token, what it takes when they are. Either is known once the
-///   request has completed, so that it tells of the past and not of what was sent since;
+/// * `measure` `per_token`: seconds from dispatch to completion per output token, what `LiteLLM` takes when responses are
+///   not streamed; `first_token`: seconds from dispatch to the first token, what it takes when they are. Either is known once
+///   the request has completed, so that it tells of the past and not of what was sent since;
 /// * an instance without samples has latency 0 and is tried first.
 ///
 /// Two effects of its cache are kept: per token, an instance without samples at a decision after the first completion gets
@@ -39,8 +39,8 @@ pub(crate) struct LitellmLatency {
     /// When the samples that are there began.
     since: Option<Picos>,
     samples: PerInstance<VecDeque<f64>>,
-    /// First tokens of the requests in flight, by the requests' numbers.
-    first_tokens: BTreeMap<u64, Picos>,
+    /// Requests in flight by their numbers.
+    sent: BTreeMap<u64, Sent>,
 }
 
 /// Constants of [`LitellmLatency`].
@@ -68,6 +68,13 @@ pub(crate) enum Measure {
     FirstToken,
 }
 
+/// A request in flight.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    at: Picos,
+    first_token: Option<Picos>,
+}
+
 impl Default for LitellmLatencyOptions {
     fn default() -> Self {
         Self { measure: Measure::PerToken, buffer: 0.0, samples: 10, memory_seconds: 3600.0 }
@@ -88,11 +95,11 @@ impl LitellmLatency {
         }
     }
 
-    fn measured(&mut self, request: &Request, end: End) -> f64 {
-        let first_token = self.first_tokens.remove(&request.id).unwrap_or(end.at);
+    /// Latency of a completed request in seconds.
+    fn measured(&self, sent: Sent, end: End) -> f64 {
         match self.options.measure {
-            Measure::PerToken => (end.at - request.arrival).as_seconds() / f64::from(end.tokens.max(1)),
-            Measure::FirstToken => (first_token - request.arrival).as_seconds(),
+            Measure::PerToken => (end.at - sent.at).as_seconds() / f64::from(end.tokens.max(1)),
+            Measure::FirstToken => (sent.first_token.unwrap_or(end.at) - sent.at).as_seconds(),
         }
     }
 }
@@ -122,7 +129,7 @@ impl Configurable for LitellmLatency {
             draws: Draws::new(seed),
             since: None,
             samples: PerInstance::default(),
-            first_tokens: BTreeMap::new(),
+            sent: BTreeMap::new(),
         })
     }
 }
@@ -149,17 +156,19 @@ impl Policy for LitellmLatency {
         self.draws.lowest(view, |_| f64::from(u8::from(is_worse.next().unwrap_or(true))))
     }
 
+    fn dispatched(&mut self, request: &Request, _instance: InstanceId, now: Picos) {
+        self.sent.insert(request.id, Sent { at: now, first_token: None });
+    }
+
     fn first_token(&mut self, request: &Request, _instance: InstanceId, now: Picos) {
-        if self.options.measure == Measure::FirstToken {
-            self.first_tokens.insert(request.id, now);
+        if let Some(sent) = self.sent.get_mut(&request.id) {
+            sent.first_token = Some(now);
         }
     }
 
     fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
-        let seconds = self.measured(request, end);
-        if !end.completed {
-            return;
-        }
+        let Some(sent) = self.sent.remove(&request.id).filter(|_| end.completed) else { return };
+        let seconds = self.measured(sent, end);
         self.expire(end.at);
         self.since.get_or_insert(end.at);
         let samples = self.samples.entry(instance);
@@ -183,7 +192,7 @@ mod tests {
         LitellmLatency::new(options, 0).unwrap()
     }
 
-    /// A request that arrives at zero and completes after so many seconds with so many tokens.
+    /// A request that is sent at zero and completes after so many seconds with so many tokens.
     fn complete(
         policy: &mut LitellmLatency,
         cluster: &mut Cluster,
@@ -251,7 +260,7 @@ mod tests {
             cluster.finish(&mut policy, key);
         }
         assert!((latency(&policy, 0) - 2.0).abs() < 1e-12 && (latency(&policy, 1) - 3.0).abs() < 1e-12);
-        assert!(policy.first_tokens.is_empty());
+        assert!(policy.sent.is_empty());
         assert_eq!(cluster.place(&mut policy, &request(1, 1)), 0);
     }
 
@@ -275,6 +284,7 @@ mod tests {
         let mut policy = policy(LitellmLatencyOptions { memory_seconds: 60.0, ..Default::default() });
         let mut cluster = Cluster::new(policy.needs(), 1);
         let failed = End { at: at(50.0), tokens: 1, completed: false };
+        cluster.dispatch(&mut policy, request(100, 10), 0);
         policy.released(&request(100, 10), InstanceId(0), failed);
         assert!(latency(&policy, 0).abs() < 1e-12);
         complete(&mut policy, &mut cluster, 0, 10.0, 10);
