@@ -108,8 +108,8 @@ impl Cluster {
         cluster
     }
 
-    fn view(&self) -> ClusterView<'_> {
-        ClusterView::new(self.now, self.state.instances())
+    pub(super) fn view(&self) -> ClusterView<'_> {
+        ClusterView::new(self.now, &self.state)
     }
 
     pub(super) fn instance(&self, instance: u32) -> &InstanceState {
