@@ -20,6 +20,7 @@ use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
 use super::peers::dynamo_kv::DynamoKv;
+use super::peers::dynamo_kv_osl::DynamoKvOsl;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::lmetric::Lmetric;
 use super::peers::smg_least_load::SmgLeastLoad;
@@ -154,6 +155,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
+    entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "the same with output blocks, which weigh less as a request nears its expected length"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
