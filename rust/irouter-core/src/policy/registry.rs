@@ -23,6 +23,8 @@ use super::peers::dynamo_kv::DynamoKv;
 use super::peers::dynamo_kv_osl::DynamoKvOsl;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::lmetric::Lmetric;
+use super::peers::power_of_two_stale::PowerOfTwoStale;
+use super::peers::power_of_two_tokens::PowerOfTwoTokens;
 use super::peers::smg_least_load::SmgLeastLoad;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
@@ -152,6 +154,8 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<MaxCapacity>("max_capacity", Paper, "once a second, from the head of the queue to the most free KV cache that can take it"),
     entry::<MinMin>("min_min", Paper, "the waiting request that some instance completes first, by the upper bound of its predicted bucket"),
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
+    entry::<PowerOfTwoStale>("power_of_two_stale", PEER, "vllm-router power_of_two: the lower polled load of two random instances, what was sent since not counted"),
+    entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),

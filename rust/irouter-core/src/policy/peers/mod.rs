@@ -10,4 +10,7 @@ pub(super) mod dynamo_kv;
 pub(super) mod dynamo_kv_osl;
 pub(super) mod llmd_token_load;
 pub(super) mod lmetric;
+mod load;
+pub(super) mod power_of_two_stale;
+pub(super) mod power_of_two_tokens;
 pub(super) mod smg_least_load;
