@@ -26,6 +26,7 @@ use super::peers::lmetric::Lmetric;
 use super::peers::power_of_two_stale::PowerOfTwoStale;
 use super::peers::power_of_two_tokens::PowerOfTwoTokens;
 use super::peers::smg_least_load::SmgLeastLoad;
+use super::peers::vllm_dp::VllmDp;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
 use super::round_robin::RoundRobin;
@@ -154,6 +155,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<MaxCapacity>("max_capacity", Paper, "once a second, from the head of the queue to the most free KV cache that can take it"),
     entry::<MinMin>("min_min", Paper, "the waiting request that some instance completes first, by the upper bound of its predicted bucket"),
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
+    entry::<VllmDp>("vllm_dp", PEER, "vLLM data parallel: four times the waiting plus the running requests of the last statistics"),
     entry::<PowerOfTwoStale>("power_of_two_stale", PEER, "vllm-router power_of_two: the lower polled load of two random instances, what was sent since not counted"),
     entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),

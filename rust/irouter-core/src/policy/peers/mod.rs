@@ -14,3 +14,4 @@ mod load;
 pub(super) mod power_of_two_stale;
 pub(super) mod power_of_two_tokens;
 pub(super) mod smg_least_load;
+pub(super) mod vllm_dp;
