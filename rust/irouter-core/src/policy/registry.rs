@@ -21,7 +21,9 @@ use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::dynamo_kv_osl::DynamoKvOsl;
+use super::peers::least_kv::LeastKv;
 use super::peers::llmd_token_load::LlmdTokenLoad;
+use super::peers::llumnix::Llumnix;
 use super::peers::lmetric::Lmetric;
 use super::peers::power_of_two_stale::PowerOfTwoStale;
 use super::peers::power_of_two_tokens::PowerOfTwoTokens;
@@ -159,9 +161,11 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<PowerOfTwoStale>("power_of_two_stale", PEER, "vllm-router power_of_two: the lower polled load of two random instances, what was sent since not counted"),
     entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
+    entry::<LeastKv>("least_kv", PEER, "AIBrix least-kv-cache: the lowest reported KV usage"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "the same with output blocks, which weigh less as a request nears its expected length"),
+    entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),

@@ -30,6 +30,7 @@ fn specs() -> Vec<PolicySpec> {
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),
         PolicySpec::named("dynamo_kv_osl").with_option("expected_output", "max_tokens"),
         PolicySpec::named("llmd_token_load").with_option("output_estimate", "buckets"),
+        PolicySpec::named("llumnix").with_option("metric", "kv_blocks_ratio").with_option("top_k", 2),
         PolicySpec::named("smg_least_load").with_option("exact_tokens", false),
     ]);
     specs

@@ -8,7 +8,9 @@
 mod active_blocks;
 pub(super) mod dynamo_kv;
 pub(super) mod dynamo_kv_osl;
+pub(super) mod least_kv;
 pub(super) mod llmd_token_load;
+pub(super) mod llumnix;
 pub(super) mod lmetric;
 mod load;
 pub(super) mod power_of_two_stale;
