@@ -22,6 +22,7 @@ use super::min_min::MinMin;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::dynamo_kv_osl::DynamoKvOsl;
 use super::peers::least_kv::LeastKv;
+use super::peers::llmd_default::LlmdDefault;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::llumnix::Llumnix;
 use super::peers::lmetric::Lmetric;
@@ -162,6 +163,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
     entry::<LeastKv>("least_kv", PEER, "AIBrix least-kv-cache: the lowest reported KV usage"),
+    entry::<LlmdDefault>("llmd_default", PEER, "llm-d default scorers: queue, KV usage and cached prefix, weighted 2 : 2 : 3"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "the same with output blocks, which weigh less as a request nears its expected length"),

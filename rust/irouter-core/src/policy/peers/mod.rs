@@ -9,6 +9,7 @@ mod active_blocks;
 pub(super) mod dynamo_kv;
 pub(super) mod dynamo_kv_osl;
 pub(super) mod least_kv;
+pub(super) mod llmd_default;
 pub(super) mod llmd_token_load;
 pub(super) mod llumnix;
 pub(super) mod lmetric;
