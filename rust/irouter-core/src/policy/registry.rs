@@ -19,6 +19,8 @@ use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::peers::aibrix_drain_rate::AibrixDrainRate;
+use super::peers::aibrix_least_latency::AibrixLeastLatency;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::dynamo_kv_osl::DynamoKvOsl;
 use super::peers::least_kv::LeastKv;
@@ -163,6 +165,8 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
     entry::<LeastKv>("least_kv", PEER, "AIBrix least-kv-cache: the lowest reported KV usage"),
+    entry::<AibrixLeastLatency>("aibrix_least_latency", PEER, "AIBrix least-latency: mean queue time of the past plus mean prefill and decode time per token"),
+    entry::<AibrixDrainRate>("aibrix_drain_rate", PEER, "AIBrix: running requests over the rate at which requests completed in the last minute"),
     entry::<LlmdDefault>("llmd_default", PEER, "llm-d default scorers: queue, KV usage and cached prefix, weighted 2 : 2 : 3"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),

@@ -6,6 +6,8 @@
 //! search may set, so that a comparison can show a rule both as shipped and at its best.
 
 mod active_blocks;
+pub(super) mod aibrix_drain_rate;
+pub(super) mod aibrix_least_latency;
 pub(super) mod dynamo_kv;
 pub(super) mod dynamo_kv_osl;
 pub(super) mod least_kv;
