@@ -14,10 +14,11 @@ use proptest::test_runner::RngSeed;
 
 /// Every policy with its defaults and equalised, and settings that take other paths.
 fn specs() -> Vec<PolicySpec> {
-    let mut specs: Vec<_> = registry().iter().map(|entry| PolicySpec::named(entry.name)).collect();
+    let names = registry().iter().map(|entry| entry.name.to_owned());
+    let queued = registry().iter().map(|entry| format!("queued-shortest:{}", entry.name));
+    let mut specs: Vec<_> = names.chain(queued).map(PolicySpec::named).collect();
     for entry in registry() {
-        let options = entry.equalised_options();
-        let options = options.as_object().unwrap().clone();
+        let options = entry.equalised_options().as_object().unwrap().clone();
         if !options.is_empty() {
             let plain = PolicySpec::named(entry.name);
             specs.push(
