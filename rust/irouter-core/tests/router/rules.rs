@@ -204,7 +204,7 @@ impl Policy for Listener {
 }
 
 #[test]
-fn a_policy_hears_of_progress_once_however_it_becomes_known() {
+fn a_policy_hears_once_of_each_start_progress_and_end() {
     let (sender, heard) = channel();
     let mut router = router(Listener(sender), RouterConfig::default(), 1);
     let keys = [1, 2].map(|id| router.submit(request(id, Picos::ZERO, 100, 10), Picos::ZERO).unwrap());
@@ -216,10 +216,7 @@ fn a_policy_hears_of_progress_once_however_it_becomes_known() {
         router.observe(Event::Progress { request: first, tokens }, seconds(1)).unwrap();
     }
     router.observe(Event::FirstToken { request: second, cached_tokens: None }, seconds(2)).unwrap();
-    // The first is asked again and has nothing new; the second is known in multiples of 16.
-    for _ in 0..2 {
-        router.pull_progress(InstanceId(0), |id| if id == 1 { 47 } else { 20 }).unwrap();
-    }
+    router.observe(Event::Progress { request: second, tokens: 16 }, seconds(2)).unwrap();
     router.observe(Event::Finished { request: first, tokens: Some(50) }, seconds(3)).unwrap();
     drop(router);
     let expected = [
