@@ -26,6 +26,7 @@ use super::peers::dynamo_kv::DynamoKv;
 use super::peers::dynamo_kv_osl::DynamoKvOsl;
 use super::peers::least_kv::LeastKv;
 use super::peers::llmd_default::LlmdDefault;
+use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::llumnix::Llumnix;
 use super::peers::lmetric::Lmetric;
@@ -169,8 +170,9 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<AibrixDrainRate>("aibrix_drain_rate", PEER, "AIBrix: running requests over the rate at which requests completed in the last minute"),
     entry::<LlmdDefault>("llmd_default", PEER, "llm-d default scorers: queue, KV usage and cached prefix, weighted 2 : 2 : 3"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
+    entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
-    entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "the same with output blocks, which weigh less as a request nears its expected length"),
+    entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "Dynamo KV router with output blocks, which weigh less as a request nears its expected length"),
     entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),

@@ -8,6 +8,7 @@ use crate::request::Request;
 use crate::state::{InstanceState, PrefixIndex};
 use crate::time::Picos;
 
+use super::affinity::cached_share;
 use super::load::Source;
 use crate::policy::draws::Draws;
 use crate::policy::estimate::PerInstance;
@@ -27,8 +28,8 @@ use crate::policy::{ClusterView, Needs, Policy};
 ///   router's own: blocks of `index_block` KV blocks (64 tokens), at most `most_blocks` of a prompt, the least recently
 ///   used forgotten beyond `index_blocks` of an instance. No block, no match.
 ///
-/// With `own_events` the router's own counts stand for `w` and `k`, and the share is that of the prompt's tokens expected
-/// to be cached. Output lengths are not known to it. Ties are broken at random, as by llm-d's max-score picker.
+/// With `own_events` the router's own counts stand for `w` and `k`, and the share is that of the prompt's full KV blocks
+/// that are expected to be cached. Output lengths are not known to it. Ties are broken at random, as by llm-d's max-score picker.
 #[derive(Clone, Debug)]
 pub(crate) struct LlmdDefault {
     options: LlmdDefaultOptions,
@@ -87,11 +88,7 @@ impl LlmdDefault {
     /// Share of the request's prompt that the instance is expected to cache; `blocks` are its index blocks.
     fn cached_share(&self, instance: &InstanceState, request: &Request, blocks: &[u64]) -> f64 {
         match self.source {
-            Source::OwnEvents => {
-                let blocks = request.prompt_blocks.as_deref();
-                let cached = instance.cached_tokens(request.prompt_tokens, blocks);
-                f64::from(cached) / f64::from(request.prompt_tokens)
-            }
+            Source::OwnEvents => cached_share(instance, request).unwrap_or(0.0),
             Source::Reports(_) => {
                 let index = self.sent.get(instance.id()).and_then(Option::as_ref);
                 let matched = index.map_or(0, |index| index.matched_blocks(blocks));
@@ -228,7 +225,7 @@ mod tests {
         let turn = with_blocks(32, 10, 1);
         let first = cluster.dispatch(&mut policy, turn.clone(), 1);
         cluster.finish(&mut policy, first);
-        assert_eq!(cluster.place(&mut policy, &turn), 1, "16 of 32 tokens are cached");
+        assert_eq!(cluster.place(&mut policy, &turn), 1, "one of two blocks is cached");
         cluster.dispatch(&mut policy, request(10, 10), 1);
         assert_eq!(cluster.place(&mut policy, &turn), 0, "3 x 0.5 against 2 for the empty queue");
     }

@@ -6,12 +6,14 @@
 //! search may set, so that a comparison can show a rule both as shipped and at its best.
 
 mod active_blocks;
+mod affinity;
 pub(super) mod aibrix_drain_rate;
 pub(super) mod aibrix_least_latency;
 pub(super) mod dynamo_kv;
 pub(super) mod dynamo_kv_osl;
 pub(super) mod least_kv;
 pub(super) mod llmd_default;
+pub(super) mod llmd_predicted_latency;
 pub(super) mod llmd_token_load;
 pub(super) mod llumnix;
 pub(super) mod lmetric;
