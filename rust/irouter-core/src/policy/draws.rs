@@ -81,6 +81,15 @@ impl Draws {
         self.lowest_of(view.ready(), cost).ok_or_else(|| view.no_instance())
     }
 
+    /// The same with the costs of the ready instances in the order of their numbers.
+    ///
+    /// # Errors
+    /// As [`Self::lowest`].
+    pub(super) fn lowest_cost(&mut self, view: &ClusterView<'_>, costs: Vec<f64>) -> Result<InstanceId> {
+        let mut costs = costs.into_iter();
+        self.lowest(view, |_| costs.next().unwrap_or(f64::INFINITY))
+    }
+
     /// The cheaper of two different ready instances, drawn at random; the first drawn when they cost the same. Nothing is
     /// drawn when there is only one.
     ///
