@@ -10,7 +10,6 @@ from irouter import profiles
 from irouter._core import Router
 
 MAX_TOKENS = 100_000
-STEP_SECONDS = 0.001
 # Draws at the same state: what a rule takes by lot among equals shows as several instances.
 DRAWS = 24
 
@@ -55,8 +54,9 @@ def replay(policy: str, instances: int, events: Sequence[Event], theirs: Sequenc
     answers = iter(theirs)
     keys: dict[int, int] = {}
     decisions = []
-    for number, event in enumerate(events):
-        now_s = event.get("now_s", number * STEP_SECONDS)
+    now_s = 0.0
+    for event in events:
+        now_s = event.get("now_s", now_s)
         match event:
             case {"event": "submit", "request": request, "tokens": tokens}:
                 expected = event.get("expected_output_tokens")

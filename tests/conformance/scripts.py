@@ -62,27 +62,33 @@ def text(tokens: list[int]) -> str:
 
 
 def traffic(shape: Shape, seed: int) -> list[Event]:
-    """Requests that come, start, produce and finish in random order, about `in_flight` at a time."""
+    """Requests that come, start, produce and finish in random order, about `in_flight` at a time.
+
+    Events carry the time of one clock in `now_s`, and `seconds` since the request came.
+    """
     draws = random.Random(seed)
     prompts = Prompts(draws, shape)
     running: list[Running] = []
     events: list[Event] = []
+    now_s = 0.0
     for request in range(shape.requests):
         tokens = prompts.next()
-        expected = draws.choice([None, draws.randint(1, 800)])
+        now_s = tick(draws, now_s)
+        running.append(Running(request, now_s))
         events.append({
             "event": "submit",
             "request": request,
+            "now_s": now_s,
             "tokens": tokens,
             "text": text(tokens),
             "session": draws.randrange(shape.groups),
-            "expected_output_tokens": expected,
-        })
-        running.append(Running(request, expected or 400))
+            "expected_output_tokens": draws.randint(1, 1200),
+        })  # fmt: skip
         # As many steps on the mean as keep the wanted number in flight.
         for _ in range(draws.randint(0, 6)):
             if running:
-                events.extend(step(draws, running, shape.in_flight))
+                now_s = tick(draws, now_s)
+                events.append(step(draws, running, shape.in_flight, now_s))
     return events
 
 
@@ -91,24 +97,28 @@ class Running:
     """A request in flight."""
 
     request: int
-    tokens_left: int
+    since_s: float
     produced: int = 0
-    seconds: float = 0.0
 
 
-def step(draws: random.Random, running: list[Running], wanted: int) -> list[Event]:
+def tick(draws: random.Random, now_s: float) -> float:
+    """A moment later, in whole milliseconds."""
+    return round(now_s + draws.randint(1, 40) / 1000, 3)
+
+
+def step(draws: random.Random, running: list[Running], wanted: int, now_s: float) -> Event:
     """One request gets its first token, or some more, or ends."""
     one = draws.choice(running)
-    one.seconds += draws.uniform(0.05, 3.0)
-    seconds = round(one.seconds, 3)
+    event = {"request": one.request, "now_s": now_s, "seconds": round(now_s - one.since_s, 3)}
     if one.produced == 0:
         one.produced = 1
-        return [{"event": "first_token", "request": one.request, "seconds": seconds}]
+        return event | {"event": "first_token"}
     if len(running) > wanted or draws.random() < 0.1:
         running.remove(one)
-        return [{"event": "finished", "request": one.request, "seconds": seconds, "tokens": one.produced}]
-    one.produced += draws.randint(1, 200)
-    return [{"event": "progress", "request": one.request, "tokens": one.produced}]
+        return event | {"event": "finished", "tokens": one.produced}
+    # Our router hears of output in multiples of 16 tokens.
+    one.produced += draws.randint(1, 12) * 16 - one.produced % 16
+    return event | {"event": "progress", "tokens": one.produced}
 
 
 def with_reports(events: list[Event], instances: int, every: int, seed: int) -> list[Event]:

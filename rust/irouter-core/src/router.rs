@@ -342,7 +342,7 @@ impl Router {
     }
 
     fn ask(&mut self, now: Picos) -> Result<Verdict> {
-        let view = ClusterView::new(now, self.state.instances());
+        let view = ClusterView::new(now, &self.state);
         let queue = QueueView { queue: &self.queue, state: &self.state };
         self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict))
     }

@@ -27,7 +27,6 @@ use super::peers::cache_aware::CacheAware;
 use super::peers::cache_aware_smg::CacheAwareSmg;
 use super::peers::consistent_hash::ConsistentHash;
 use super::peers::dynamo_kv::DynamoKv;
-use super::peers::dynamo_kv::DynamoKv;
 use super::peers::dynamo_kv_osl::DynamoKvOsl;
 use super::peers::least_kv::LeastKv;
 use super::peers::litellm_latency::LitellmLatency;
