@@ -107,7 +107,7 @@ class FakeEngines:
     async def _answer(self, engine: Engine, path: str, body: bytes) -> tuple[int, Any]:
         if path in {"/v1/chat/completions", "/v1/completions", "/generate"}:
             return 200, await self._complete(engine, json.loads(body))
-        answer = page(path, engine.load)
+        answer = page(path, engine.load, body)
         async with self._polled:
             engine.polls[path] += 1
             self._polled.notify_all()
@@ -125,7 +125,7 @@ class FakeEngines:
                 "choices": [choice], "usage": usage}
 
 
-def page(path: str, load: Load) -> Any:
+def page(path: str, load: Load, body: bytes) -> Any:
     match path:
         case "/health" | "/health_generate" | "/flush_cache":
             return {}
@@ -154,6 +154,9 @@ def page(path: str, load: Load) -> Any:
                 "max_running_requests": 256,
             }
             return {"timestamp": "", "version": "1", "dp_rank_count": 1, "loads": [rank]}
+        case "/tokenize":
+            tokens = [ord(character) for character in json.loads(body)["prompt"]]
+            return {"count": len(tokens), "max_model_len": 1_000_000, "tokens": tokens, "token_strs": None}
         case "/get_load":
             return {"load": load.running + load.waiting}
         case "/load":
