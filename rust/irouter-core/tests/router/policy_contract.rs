@@ -41,6 +41,7 @@ fn specs() -> Vec<PolicySpec> {
             .with_option("max_tree_blocks", 64),
         PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0),
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),
+        PolicySpec::named("dynamo_kv_osl").with_option("expected_output", "max_tokens"),
         PolicySpec::named("litellm_latency")
             .with_option("measure", "first_token")
             .with_option("memory_seconds", 1.0),
@@ -61,6 +62,7 @@ fn specs() -> Vec<PolicySpec> {
             .with_option("ttft_slo_seconds", 1.0)
             .with_option("tpot_slo_seconds", 0.1),
         PolicySpec::named("llmd_token_load").with_option("output_estimate", "buckets"),
+        PolicySpec::named("llumnix").with_option("metric", "kv_blocks_ratio").with_option("top_k", 2),
         PolicySpec::named("prefix_hash").with_option("balance_abs_threshold", 0),
         PolicySpec::named("production_stack_load").with_option("window_seconds", 0.5),
         PolicySpec::named("ray_prefix_affinity").with_option("queue_cache_seconds", 0.0),

@@ -153,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn matches_are_compared_in_whole_percent() {
+        for (tokens, matched, expected) in [(480, [320, 160], 0), (12_800, [1312, 1280], 1)] {
+            let mut policy = policy(AibrixPrefixOptions { deviations: 4.0, ..Default::default() });
+            let mut cluster = Cluster::new(policy.needs(), 2);
+            for (tokens, instance) in [(matched[0], 0), (matched[0], 0), (matched[1], 1)] {
+                cluster.dispatch(&mut policy, with_blocks(tokens, 10, 1), instance);
+            }
+            let place = cluster.place(&mut policy, &with_blocks(tokens, 10, 1));
+            assert_eq!(place, expected, "66 against 33 %, or 10 % on both and fewer requests");
+        }
+    }
+
+    #[test]
     fn an_instance_far_above_the_mean_is_passed_over() {
         let mut policy = policy(AibrixPrefixOptions::default());
         let mut cluster = Cluster::new(policy.needs(), 3);

@@ -125,6 +125,8 @@ mod tests {
             let mut policy = policy(count_seconds);
             let mut cluster = Cluster::new(policy.needs(), 2);
             let long = cluster.dispatch(&mut policy, request(100, 10), 0);
+            cluster.set_now(1800.0);
+            cluster.dispatch(&mut policy, request(100, 10), 0);
             cluster.set_now(3600.0);
             let before = cluster.place(&mut policy, &request(1, 1));
             cluster.set_now(3600.5);
