@@ -1,7 +1,8 @@
-"""Engines that compute nothing: HTTP servers on the loopback address that answer a gateway's polls and hold its requests.
+"""Engines that compute nothing: HTTP servers on the loopback address that answer polls and hold requests.
 
-A gateway under test gets their addresses as its workers. Each request stays open until the test releases it, so that the
-requests in flight on every engine are under the test's control, and the engine that a request reaches is the decision.
+A gateway under test gets their addresses as its workers. Each request stays open until the test releases it, so that
+the requests in flight on every engine are under the test's control, and the engine that a request reaches is the
+decision.
 """
 
 import asyncio
@@ -9,7 +10,10 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MODEL = "conformance"
 HEAD_LIMIT_BYTES = 65_536
@@ -42,7 +46,8 @@ class Engine:
 class FakeEngines:
     """Several engines in one event loop; use as an asynchronous context manager."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, dialect: str | None) -> None:
+        self._dialect = dialect
         self.engines = [Engine(number) for number in range(count)]
         self.arrivals: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         self._numbers = itertools.count()
@@ -106,14 +111,14 @@ class FakeEngines:
 
     async def _answer(self, engine: Engine, path: str, body: bytes) -> tuple[int, Any]:
         if path in {"/v1/chat/completions", "/v1/completions", "/generate"}:
-            return 200, await self._complete(engine, json.loads(body))
-        answer = page(path, engine.load, body)
+            return 200, await self._complete(engine)
+        answer = page(path, engine.load, body, self._dialect)
         async with self._polled:
             engine.polls[path] += 1
             self._polled.notify_all()
         return (404, {"error": f"no such page: {path}"}) if answer is None else (200, answer)
 
-    async def _complete(self, engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+    async def _complete(self, engine: Engine) -> dict[str, Any]:
         request = next(self._numbers)
         released = self._held[request] = asyncio.Event()
         self.arrivals.put_nowait((request, engine.number))
@@ -121,47 +126,66 @@ class FakeEngines:
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         message = {"role": "assistant", "content": "ok"}
         choice = {"index": 0, "message": message, "text": "ok", "finish_reason": "stop", "logprobs": None}
-        return {"id": f"r{request}", "object": "chat.completion", "created": 0, "model": MODEL,
-                "choices": [choice], "usage": usage}
+        return {
+            "id": f"r{request}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": MODEL,
+            "choices": [choice],
+            "usage": usage,
+        }
 
 
-def page(path: str, load: Load, body: bytes) -> Any:
-    match path:
-        case "/health" | "/health_generate" | "/flush_cache":
-            return {}
-        case "/v1/models":
-            return {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}]}
-        case "/metrics":
-            return "\n".join((
-                f'vllm:num_requests_running{{model_name="{MODEL}"}} {load.running}',
-                f'vllm:num_requests_waiting{{model_name="{MODEL}"}} {load.waiting}',
-                f'vllm:kv_cache_usage_perc{{model_name="{MODEL}"}} {load.kv_usage}',
-                "",
-            ))
-        case "/v1/loads":
-            rank = {
-                "dp_rank": 0,
-                "num_running_reqs": load.running,
-                "num_waiting_reqs": load.waiting,
-                "num_waiting_uncached_tokens": load.queued_prefill_tokens,
-                "num_total_reqs": load.running + load.waiting,
-                "num_used_tokens": 0,
-                "max_total_num_tokens": 1_000_000,
-                "token_usage": load.kv_usage,
-                "gen_throughput": 0.0,
-                "cache_hit_rate": 0.0,
-                "utilization": 0.0,
-                "max_running_requests": 256,
-            }
-            return {"timestamp": "", "version": "1", "dp_rank_count": 1, "loads": [rank]}
-        case "/tokenize":
-            tokens = [ord(character) for character in json.loads(body)["prompt"]]
-            return {"count": len(tokens), "max_model_len": 1_000_000, "tokens": tokens, "token_strs": None}
-        case "/get_load":
-            return {"load": load.running + load.waiting}
-        case "/load":
-            return {"server_load": load.running + load.waiting}
-    return None
+def page(path: str, load: Load, body: bytes, dialect: str | None) -> Any:
+    """What an engine of that kind answers on a page; None where it has no such page."""
+    pages: dict[str, Callable[[], Any]] = {
+        "/health": dict,
+        "/v1/models": lambda: {
+            "object": "list",
+            "data": [{"id": MODEL, "object": "model", "owned_by": "vllm"}],
+        },
+        "/v1/loads": lambda: {
+            "timestamp": "",
+            "version": "1",
+            "dp_rank_count": 1,
+            "loads": [scheduler_load(load)],
+        },
+        "/tokenize": lambda: tokenized(json.loads(body)["prompt"]),
+    }
+    if dialect is not None:
+        pages["/get_load"] = lambda: polled_load(load, dialect)
+    return pages[path]() if path in pages else None
+
+
+def tokenized(prompt: str) -> dict[str, Any]:
+    """A prompt as tokens, one a character."""
+    tokens = [ord(character) for character in prompt]
+    return {"count": len(tokens), "max_model_len": 1_000_000, "tokens": tokens, "token_strs": None}
+
+
+def scheduler_load(load: Load) -> dict[str, Any]:
+    """What a rank of an engine says of its scheduler."""
+    return {
+        "dp_rank": 0,
+        "num_running_reqs": load.running,
+        "num_waiting_reqs": load.waiting,
+        "num_waiting_uncached_tokens": load.queued_prefill_tokens,
+        "num_total_reqs": load.running + load.waiting,
+        "num_used_tokens": 0,
+        "max_total_num_tokens": 1_000_000,
+        "token_usage": load.kv_usage,
+        "gen_throughput": 0.0,
+        "cache_hit_rate": 0.0,
+        "utilization": 0.0,
+        "max_running_requests": 256,
+    }
+
+
+def polled_load(load: Load, dialect: str) -> Any:
+    """Load as the older routers poll it. SGLang lists ranks, whose tokens its router adds up; one a request here."""
+    requests = load.running + load.waiting
+    rank = {"dp_rank": 0, "num_reqs": requests, "num_waiting_reqs": load.waiting, "num_tokens": requests}
+    return [rank] if dialect == "sglang" else {"load": requests}
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[str, bytes] | None:
@@ -189,4 +213,6 @@ def response(status: int, answer: Any) -> bytes:
     text = isinstance(answer, str)
     body = answer.encode() if text else json.dumps(answer).encode()
     kind = "text/plain" if text else "application/json"
-    return f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )

@@ -31,6 +31,7 @@ class Gateway:
     """Whether its policies see the workers in the order in which they came; else in the order of its list."""
     arguments: Sequence[str] = ()
     loads_page: str = "/v1/loads"
+    dialect: str = "vllm"
 
 
 GATEWAYS = {
@@ -47,6 +48,7 @@ GATEWAYS = {
         keeps_order=False,
         arguments=["--disable-retries", "--disable-circuit-breaker"],
         loads_page="/get_load",
+        dialect="sglang",
     ),
     "smg": Gateway(
         command=["bin/smg", "launch"],
@@ -81,8 +83,10 @@ class Session:
         method, path = self.gateway.add_worker
         for number, url in enumerate(self.engines.urls):
             if number >= known:
-                await request(self.port, method, path.format(url=url), None if "{url}" in path else {"url": url})
-            while len(await self.workers()) <= number:
+                await request(
+                    self.port, method, path.format(url=url), None if "{url}" in path else {"url": url}
+                )
+            while len(await self.workers()) <= number:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(PAUSE_SECONDS)
         self.polls = self.engines.polls(self.gateway.loads_page)
         self.order = sorted(await self.workers()) if self.gateway.keeps_order else list(await self.workers())
@@ -90,7 +94,8 @@ class Session:
     async def submit(self, event: Event) -> list[int]:
         """Sends a request through the gateway and waits until an engine has it."""
         body = {"model": MODEL, "prompt": event["text"], "max_tokens": 1}
-        headers = event.get("headers")
+        key = str(event.get("session", event["request"]))
+        headers = {"x-session-id": key, "x-smg-routing-key": key}
         answer = asyncio.create_task(request(self.port, "POST", "/v1/completions", body, headers))
         arrival = asyncio.create_task(self.engines.arrivals.get())
         await asyncio.wait([answer, arrival], timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -106,7 +111,7 @@ class Session:
         self.engines.release(self.held.pop(event["request"]))
         await asyncio.wait_for(self.answers.pop(event["request"]), ANSWER_SECONDS)
         # A gateway whose policy does not count lists no requests at all.
-        while sum((await self.workers()).values()) > len(self.held):
+        while sum((await self.workers()).values()) > len(self.held):  # noqa: ASYNC110 - another process
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def report(self, event: Event) -> None:
@@ -135,19 +140,32 @@ class Session:
         return [{"event": "report", "instance": n, **vars(load)} for n, load in enumerate(loads)]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """A gateway with a policy, and the engines behind it."""
+
+    name: str
+    environment: Path
+    policy: str
+    instances: int
+    arguments: Sequence[str]
+    tells_load: bool
+    """Whether the engines have the page that the gateway polls."""
+
+
 @contextlib.asynccontextmanager
-async def running(name: str, environment: Path, policy: str, instances: int, arguments: Sequence[str]) -> AsyncIterator[Session]:
-    """Starts a gateway with that many engines behind it, and ends it."""
-    gateway = GATEWAYS[name]
+async def running(setup: Setup) -> AsyncIterator[Session]:
+    """Starts a gateway and its engines, and ends them."""
+    gateway = GATEWAYS[setup.name]
     port, prometheus_port = await free_ports(2)
     # It refuses to start power of two with one worker; elsewhere, workers that come one by one have a known order.
-    known = instances if policy == "power_of_two" else 1
+    known = setup.instances if setup.policy == "power_of_two" else 1
     program, *rest = gateway.command
-    async with FakeEngines(instances) as engines:
+    async with FakeEngines(setup.instances, gateway.dialect if setup.tells_load else None) as engines:
         command = [
-            str(environment / program), *rest, "--host", HOST, "--port", str(port), "--policy", policy,
+            str(setup.environment / program), *rest, "--host", HOST, "--port", str(port), "--policy", setup.policy,
             "--prometheus-port", str(prometheus_port), "--worker-urls", *engines.urls[:known], "--log-level", "error",
-            *gateway.arguments, *arguments,
+            *gateway.arguments, *setup.arguments,
         ]  # fmt: skip
         with tempfile.TemporaryFile() as log:
             process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
@@ -166,7 +184,9 @@ async def ready(session: Session, process: asyncio.subprocess.Process, log: Any)
     while True:
         if process.returncode is not None:
             log.seek(0)
-            raise RuntimeError(f"the gateway ended with {process.returncode}: {log.read().decode(errors='replace')}")
+            raise RuntimeError(
+                f"the gateway ended with {process.returncode}: {log.read().decode(errors='replace')}"
+            )
         with contextlib.suppress(OSError, AnswerError):
             if await session.workers():
                 return
@@ -186,9 +206,7 @@ async def stop(process: asyncio.subprocess.Process, session: Session) -> None:
             await process.wait()
 
 
-async def drive(
-    name: str, environment: Path, policy: str, instances: int, events: Sequence[Event], arguments: Sequence[str] = ()
-) -> tuple[list[Event], list[list[int]]]:
+async def drive(setup: Setup, events: Sequence[Event]) -> tuple[list[Event], list[list[int]]]:
     """Runs an event script on a gateway.
 
     Returns:
@@ -196,7 +214,10 @@ async def drive(
     """
     known: list[Event] = []
     decisions: list[list[int]] = []
-    async with running(name, environment, policy, instances, arguments) as session:
+    async with running(setup) as session:
+        if any(event["event"] == "polled" for event in events):
+            await session.polled({})
+            await session.reports()
         for event in events:
             answer = await getattr(session, event["event"])(event)
             if event["event"] in {"submit", "finished"}:

@@ -11,7 +11,9 @@ class AnswerError(Exception):
     """A gateway answered with an error."""
 
 
-async def request(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+async def request(
+    port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> Any:
     """Sends one request and returns the answer, read as JSON where it is JSON.
 
     Raises:

@@ -16,7 +16,7 @@ DRAWS = 24
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a peer would send a request and where our rule would; several instances each where they are equal to it."""
+    """Where a peer would send a request and where our rule would: what was drawn first, then others that were drawn."""
 
     request: int
     theirs: Sequence[int]
@@ -48,7 +48,9 @@ def block_hashes(tokens: Sequence[int]) -> list[int]:
     return hashes
 
 
-def replay(policy: str, instances: int, events: Sequence[Event], theirs: Sequence[Sequence[int]]) -> list[Decision]:
+def replay(
+    policy: str, instances: int, events: Sequence[Event], theirs: Sequence[Sequence[int]]
+) -> list[Decision]:
     """Runs the script; `theirs` are the peer's decisions in order, the first of each is where the request goes."""
     router = Router([profile()] * instances, policy, seed=1, max_hold_s=float("inf"), dispatch_delay_s=0.0)
     answers = iter(theirs)
@@ -69,9 +71,9 @@ def replay(policy: str, instances: int, events: Sequence[Event], theirs: Sequenc
                     prompt_blocks=block_hashes(tokens),
                     session=event.get("session"),
                 )
-                ours = sorted({choice[1] for _ in range(DRAWS) if (choice := router.preview(now_s))})
+                ours = [choice[1] for _ in range(DRAWS) if (choice := router.preview(now_s))]
                 answer = next(answers)
-                decisions.append(Decision(request, answer, ours))
+                decisions.append(Decision(request, answer, list(dict.fromkeys(ours))))
                 router.dispatch(key, answer[0], now_s=now_s)
             case {"event": "first_token", "request": request}:
                 router.first_token(keys[request], now_s=now_s)

@@ -1,7 +1,7 @@
 """Event scripts: what happens to a router, in order, the same for a peer's package and for our rule.
 
-A script is a list of events. `submit` asks for a decision; the others tell what became of a request. The requests of a script
-are placed where the peer places them, on both sides, so that both see the same state at every decision.
+A script is a list of events. `submit` asks for a decision; the others tell what became of a request. The requests of a
+script are placed where the peer places them, on both sides, so that both see the same state at every decision.
 """
 
 import random
@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 Event: TypeAlias = dict[str, Any]
 
 BLOCK_TOKENS = 16
-# One character stands for one token. Distinct blocks differ in every character, so that two texts share exactly the blocks
-# that their prompts share.
+# One character stands for one token. Distinct blocks differ in every character, so that two texts share exactly the
+# blocks that their prompts share.
 FIRST_CHARACTER = 0x4E00
 
 
@@ -23,10 +23,13 @@ class Shape:
     requests: int
     in_flight: int
     groups: int = 24
+    least_prefix_blocks: int = 0
     prefix_blocks: int = 24
     tail_blocks: int = 40
     repeats: float = 0.1
     """Share of requests that repeat an earlier prompt exactly."""
+    whole_blocks: bool = False
+    """Whether prompts end with a block; otherwise most end within one."""
 
 
 class Prompts:
@@ -36,19 +39,23 @@ class Prompts:
         self._draws = draws
         self._shape = shape
         self._blocks = 0
-        self._prefixes = [self._fresh(draws.randint(0, shape.prefix_blocks)) for _ in range(shape.groups)]
-        self._earlier: list[list[int]] = []
+        self._prefixes = [
+            self._fresh(draws.randint(shape.least_prefix_blocks, shape.prefix_blocks))
+            for _ in range(shape.groups)
+        ]
+        self._earlier: list[tuple[int, list[int]]] = []
 
-    def next(self) -> list[int]:
-        """Tokens of the next prompt."""
+    def next(self) -> tuple[int, list[int]]:
+        """Group and tokens of the next prompt."""
         if self._earlier and self._draws.random() < self._shape.repeats:
             return self._draws.choice(self._earlier)
         tail = self._fresh(self._draws.randint(1, self._shape.tail_blocks))
-        tokens = self._draws.choice(self._prefixes) + tail
-        # Most prompts end within a block.
-        tokens = tokens[: len(tokens) - self._draws.randint(0, BLOCK_TOKENS - 1)]
-        self._earlier.append(tokens)
-        return tokens
+        group = self._draws.randrange(self._shape.groups)
+        tokens = self._prefixes[group] + tail
+        if not self._shape.whole_blocks:
+            tokens = tokens[: len(tokens) - self._draws.randint(0, BLOCK_TOKENS - 1)]
+        self._earlier.append((group, tokens))
+        return group, tokens
 
     def _fresh(self, blocks: int) -> list[int]:
         numbers = range(self._blocks, self._blocks + blocks)
@@ -72,7 +79,7 @@ def traffic(shape: Shape, seed: int) -> list[Event]:
     events: list[Event] = []
     now_s = 0.0
     for request in range(shape.requests):
-        tokens = prompts.next()
+        group, tokens = prompts.next()
         now_s = tick(draws, now_s)
         running.append(Running(request, now_s))
         events.append({
@@ -81,7 +88,7 @@ def traffic(shape: Shape, seed: int) -> list[Event]:
             "now_s": now_s,
             "tokens": tokens,
             "text": text(tokens),
-            "session": draws.randrange(shape.groups),
+            "session": group,
             "expected_output_tokens": draws.randint(1, 1200),
         })  # fmt: skip
         # As many steps on the mean as keep the wanted number in flight.
@@ -149,3 +156,24 @@ def report(draws: random.Random, instance: int) -> Event:
 def placements_only(events: list[Event]) -> list[Event]:
     """The same script for a peer that hears of nothing between dispatch and end."""
     return [event for event in events if event["event"] in {"submit", "finished"}]
+
+
+def probes(held: int, draws: int) -> list[Event]:
+    """Requests that stay, then so many that end at once: decisions at one and the same state."""
+    events: list[Event] = []
+    for request in range(held + draws):
+        tokens = [FIRST_CHARACTER + request] * BLOCK_TOKENS
+        events.append({"event": "submit", "request": request, "tokens": tokens, "text": text(tokens)})
+        if request >= held:
+            events.append({"event": "finished", "request": request, "tokens": 1, "seconds": 1.0})
+    return events
+
+
+def with_homes(events: list[Event]) -> list[Event]:
+    """The script after one request of each group that finds every instance idle: it goes to the home of its key."""
+    first = {event["session"]: event for event in reversed(events) if event["event"] == "submit"}
+    told: list[Event] = []
+    for number, group in enumerate(sorted(first), start=len(events)):
+        told.append(first[group] | {"request": number, "now_s": 0.0})
+        told.append({"event": "finished", "request": number, "now_s": 0.0, "tokens": 1, "seconds": 0.0})
+    return told + events

@@ -1,7 +1,8 @@
 """Dynamo's selection core under an event script: runs in the environment of `ai-dynamo-runtime`.
 
-Reads one header line and one event per line from standard input, and writes for each submitted request one line with the
-instances that Dynamo would take: where the request was booked first, then what further draws at the same state gave.
+Reads one header line and one event per line from standard input, and writes for each submitted request one line with
+the instances that Dynamo would take: where the request was booked first, then what further draws at the same state
+gave.
 """
 
 import asyncio
@@ -31,12 +32,14 @@ class Selection:
 
     async def start(self) -> None:
         for worker in range(self.instances):
-            await self.service.upsert_worker({
-                "worker_id": worker,
-                "model_name": "m",
-                "endpoint": f"http://127.0.0.1:{worker + 1}",
-                "block_size": self.block_tokens,
-            })
+            await self.service.upsert_worker(
+                {
+                    "worker_id": worker,
+                    "model_name": "m",
+                    "endpoint": f"http://127.0.0.1:{worker + 1}",
+                    "block_size": self.block_tokens,
+                }
+            )
 
     async def submit(self, event: dict[str, Any]) -> list[int]:
         name = str(event["request"])

@@ -1,12 +1,12 @@
 """LiteLLM's router under an event script: runs in the environment of `litellm`.
 
-Reads one header line and one event per line from standard input, and writes for each submitted request one line with the
-deployments that LiteLLM would take: the one that the request is then booked on first. Calls are booked through the
+Reads one header line and one event per line from standard input, and writes for each submitted request one line with
+the deployments that LiteLLM would take: the one that the request is then booked on first. Calls are booked through the
 strategy's own logging hooks, as LiteLLM does around each call to a model; no model is called.
 """
 
 import asyncio
-import datetime
+import datetime as dt
 import json
 import os
 import random
@@ -14,24 +14,30 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Further draws at the same state: equals are drawn at random, and each draw shows one of them.
-DRAWS = 24
-START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 class Strategy:
-    """A router of LiteLLM with one deployment per instance, and the calls in flight."""
+    """A router of LiteLLM with one deployment per instance, and the calls in flight.
 
-    def __init__(self, instances: int, strategy: str, arguments: dict[str, Any]) -> None:
+    It is asked `draws` times more at the same state: equals are drawn at random, and each draw shows one of them.
+    """
+
+    def __init__(self, instances: int, strategy: str, arguments: dict[str, Any], draws: int) -> None:
         import litellm
 
+        self.draws = draws
         self.response = litellm.ModelResponse
         self.usage = litellm.Usage
         self.router = litellm.Router(
             model_list=[
                 {
                     "model_name": "m",
-                    "litellm_params": {"model": "openai/m", "api_key": "none", "api_base": f"http://127.0.0.1:{n + 1}"},
+                    "litellm_params": {
+                        "model": "openai/m",
+                        "api_key": "none",
+                        "api_base": f"http://127.0.0.1:{n + 1}",
+                    },
                     "model_info": {"id": f"{n}"},
                 }
                 for n in range(instances)
@@ -39,7 +45,9 @@ class Strategy:
             routing_strategy=strategy,
             routing_strategy_args=arguments,
         )
-        self.logger = self.router.leastbusy_logger if strategy == "least-busy" else self.router.lowestlatency_logger
+        self.logger = (
+            self.router.leastbusy_logger if strategy == "least-busy" else self.router.lowestlatency_logger
+        )
         self.calls: dict[int, dict[str, Any]] = {}
         self.first_token_seconds: dict[int, float] = {}
 
@@ -52,7 +60,7 @@ class Strategy:
 
     async def submit(self, event: dict[str, Any]) -> list[int]:
         booked = await self.pick()
-        others = {await self.pick() for _ in range(DRAWS)}
+        others = {await self.pick() for _ in range(self.draws)}
         call = {
             "stream": True,
             "litellm_params": {"metadata": {"model_group": "m"}, "model_info": {"id": str(booked)}},
@@ -68,10 +76,10 @@ class Strategy:
     async def finished(self, event: dict[str, Any]) -> None:
         call = self.calls.pop(event["request"])
         first = self.first_token_seconds.pop(event["request"], event["seconds"])
-        call["completion_start_time"] = START + datetime.timedelta(seconds=first)
+        call["completion_start_time"] = START + dt.timedelta(seconds=first)
         tokens = event["tokens"]
         usage = self.usage(prompt_tokens=1, completion_tokens=tokens, total_tokens=tokens + 1)
-        end = START + datetime.timedelta(seconds=event["seconds"])
+        end = START + dt.timedelta(seconds=event["seconds"])
         await self.logger.async_log_success_event(call, self.response(usage=usage), START, end)
 
 
@@ -80,7 +88,7 @@ async def run(lines: Iterable[str]) -> None:
     header = json.loads(next(lines))
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     random.seed(header["seed"])
-    strategy = Strategy(header["instances"], header["strategy"], header["arguments"])
+    strategy = Strategy(header["instances"], header["strategy"], header["arguments"], header["draws"])
     for line in lines:
         event = json.loads(line)
         answer = await getattr(strategy, event["event"])(event)

@@ -1,8 +1,8 @@
 """Ray Serve's request routers under an event script: runs in the environment of `ray[serve]`.
 
-Reads one header line and one event per line from standard input, and writes for each submitted request one line with the
-replica that Ray would take. The replicas are stand-ins that answer a probe of their queue length with the requests in flight;
-the prefix tree is Ray's own, called in this process and not through an actor. No cluster is started.
+Reads one header line and one event per line from standard input, and writes for each submitted request one line with
+the replica that Ray would take. The replicas are stand-ins that answer a probe of their queue length with the requests
+in flight; the prefix tree is Ray's own, called in this process and not through an actor. No cluster is started.
 """
 
 import asyncio
@@ -71,7 +71,9 @@ class Routing:
         self.placed: dict[int, Replica] = {}
 
     async def submit(self, event: dict[str, Any]) -> list[int]:
-        metadata = RequestMetadata(request_id=str(event["request"]), internal_request_id=str(event["request"]))
+        metadata = RequestMetadata(
+            request_id=str(event["request"]), internal_request_id=str(event["request"])
+        )
         request = PendingRequest(args=[SimpleNamespace(prompt=event["text"])], kwargs={}, metadata=metadata)
         replica = await self.router._choose_replica_for_request(request)
         self.router.on_request_routed(request, replica.replica_id, None)

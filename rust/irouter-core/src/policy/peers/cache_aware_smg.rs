@@ -18,11 +18,11 @@ use crate::policy::{ClusterView, Needs, Policy};
 /// SMG's `cache_aware` with its approximate tree, as of `smg` 1.13 (B9 of the peers' list).
 ///
 /// ```text
-/// longest match > cache_threshold  ->  argmin n of the instances that have it, unless there
-///                                      n > balance_rel_threshold x mean n  and  n > mean n + margin
-/// then                             ->  argmin least_load score of those where that does not hold
-/// else                             ->  argmin least_load score
+/// longest match > cache_threshold  ->  argmin least_load score of the instances that have it and are not overloaded,
+///                                      else of all that are not overloaded
+/// else                             ->  argmin least_load score of all
 ///
+/// overloaded  <=>  n > balance_rel_threshold x mean n  and  n > mean n + margin
 /// margin  =  min(balance_abs_threshold, max(4, ceil(2 sqrt(mean n))))        (requests)
 /// ```
 ///
@@ -129,14 +129,11 @@ impl Policy for CacheAwareSmg {
         let cost = self.score.cost(view);
         if found.rate > self.options.cache_threshold {
             let mean = Spread::of(view).mean();
-            let load = |instance: &InstanceState| f64::from(instance.in_flight());
-            let chosen = self.draws.lowest_of(found.instances.into_iter(), load);
-            let spared = |instance: &InstanceState| self.options.is_overloaded(instance, mean);
-            if let Some(instance) = chosen.filter(|id| !spared(&view.instances[id.index()])) {
-                return Ok(instance);
-            }
-            let others = view.ready().filter(|instance| !spared(instance));
-            if let Some(instance) = self.draws.lowest_of(others, &cost) {
+            let has_room = |instance: &&InstanceState| !self.options.is_overloaded(instance, mean);
+            let holders = found.instances.into_iter().filter(has_room);
+            let chosen = self.draws.lowest_of(holders, &cost);
+            let chosen = chosen.or_else(|| self.draws.lowest_of(view.ready().filter(has_room), &cost));
+            if let Some(instance) = chosen {
                 return Ok(instance);
             }
         }
@@ -163,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_busy_of_the_instances_with_the_match_takes_it() {
+    fn the_idlest_of_the_instances_with_the_match_takes_it() {
         let mut policy = policy(CacheAwareSmgOptions::default());
         let mut cluster = Cluster::new(policy.needs(), 3);
         let turn = with_blocks(160, 10, 1);
