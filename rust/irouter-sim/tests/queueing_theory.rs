@@ -16,7 +16,7 @@ use irouter_core::{OnFailure, Picos, RouterConfig};
 use irouter_sim::Workload;
 use irouter_sim::metrics::RequestRecords;
 use irouter_sim::prediction::{Population, Predictor};
-use irouter_sim::simulator::{Delays, NoiseLevels, RunConfig, RunOutput, Simulator};
+use irouter_sim::simulator::{Delays, NoiseLevels, Readings, RunConfig, RunOutput, Simulator};
 use irouter_sim::workload::WorkloadColumns;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -83,7 +83,9 @@ fn run(
         aborts: None,
         leak_share: 0.0,
         crashes: Vec::new(),
-        occupancy_samples: samples,
+        clients: None,
+        slow: Vec::new(),
+        readings: samples.map(|count| Readings { count, until: workload.arrival()[workload.len() - 1] }),
     };
     let population = Population::new(workload.output_tokens()).unwrap();
     let predictor = Predictor::fit("none".parse().unwrap(), population).unwrap();
