@@ -16,8 +16,8 @@ use irouter_core::{OnFailure, Picos, RouterConfig};
 use irouter_sim::Workload;
 use irouter_sim::metrics::RequestRecords;
 use irouter_sim::prediction::{Population, Predictor};
-use irouter_sim::simulator::{Clients, Delays, NoiseLevels, Readings, RunConfig, RunOutput, Simulator};
-use irouter_sim::workload::WorkloadColumns;
+use irouter_sim::simulator::{Delays, NoiseLevels, Readings, RunConfig, RunOutput, Simulator};
+use irouter_sim::workload::{Clients, Sequels, WorkloadColumns};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -92,7 +92,7 @@ fn config(
         aborts: None,
         leak_share: 0.0,
         crashes: Vec::new(),
-        clients: None,
+        sequels: None,
         slow: Vec::new(),
         readings: samples.map(|count| Readings { count, until: workload.arrival()[workload.len() - 1] }),
     }
@@ -169,7 +169,7 @@ fn clients_before_one_engine_wait_as_in_the_machine_repair_model() {
     let policy = PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0);
     let clients = Clients { count, think_time: Picos::from_seconds(think_s).unwrap() };
     let config = RunConfig {
-        clients: Some(clients),
+        sequels: Sequels::new(&workload, Some(clients), 0).map(Arc::new),
         measured: 0..measured,
         ..config(&one_at_a_time(1.0), 1, &workload, None)
     };

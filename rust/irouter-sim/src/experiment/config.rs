@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::error::{Result, SimError};
 use crate::metrics::Slo;
-use crate::simulator::{Aborts, Clients, Crash, Delays, NoiseLevels, Slow};
-use crate::workload::{ArrivalSpec, LengthSpec};
+use crate::simulator::{Aborts, Crash, Delays, NoiseLevels, Slow};
+use crate::workload::{ArrivalSpec, Clients, LengthSpec};
 
 use super::router_profile::{ProfileError, RouterProfile};
 
@@ -233,6 +233,7 @@ impl Experiment {
             ("kv_blocks", u64::from(experiment.kv_blocks.unwrap_or(1))),
             ("requests", experiment.requests.unwrap_or(1) as u64),
             ("seeds", experiment.seeds),
+            ("clients.count", experiment.clients.map_or(1, |clients| u64::from(clients.count))),
         ] {
             if count == 0 {
                 return Err(SimError::field(field, 0, "at least 1"));

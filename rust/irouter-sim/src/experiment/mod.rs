@@ -116,6 +116,7 @@ fn cell(
         unloaded: &window.unloaded,
         measured: window.measured.clone(),
         slo: prepared.slo,
+        closed_loop: prepared.experiment.clients.is_some(),
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;

@@ -11,7 +11,9 @@ use crate::error::{Result, SimError};
 use crate::metrics::{Outcome, Slo, Unloaded, mean, unloaded};
 use crate::prediction::{Population, PredictionSource, Predictor};
 use crate::simulator::{RunConfig, Simulator};
-use crate::workload::{Draw, GeneratorSpec, ReplayPlan, ReplayReport, ReplaySpec, Workload, spread_ticks};
+use crate::workload::{
+    Draw, GeneratorSpec, ReplayPlan, ReplayReport, ReplaySpec, Sequels, Workload, spread_ticks,
+};
 
 use super::PolicyFactory;
 use super::config::{Experiment, WorkloadSource, seconds};
@@ -56,6 +58,8 @@ enum Source {
 pub(super) struct Window {
     pub(super) seed: u64,
     pub(super) workload: Workload,
+    /// Which rows follow which; `None` where every arrival is known before the run.
+    pub(super) sequels: Option<Arc<Sequels>>,
     /// Rows that count: after the warm-up, before the tail that keeps up the load.
     pub(super) measured: Range<usize>,
     pub(super) unloaded: Vec<Unloaded>,
@@ -184,12 +188,22 @@ impl<'a> Prepared<'a> {
             return Err(SimError::field("clients.count", clients.count, expected));
         }
         let dispatch = self.experiment.delays()?.dispatch;
-        let alone = |row: usize| {
+        let alone = |workload: &Workload, row: usize| {
             unloaded(&self.engine, workload.prompt_tokens()[row], workload.output_tokens()[row], dispatch)
+        };
+        let sequels = Sequels::new(&workload, self.experiment.clients()?, seed);
+        let (workload, sequels) = match sequels {
+            Some(sequels) => {
+                let (workload, sequels) =
+                    sequels.in_expected_order(&workload, |row| alone(&workload, row).e2e)?;
+                (workload, Some(Arc::new(sequels)))
+            }
+            None => (workload, None),
         };
         let mut window = Window {
             seed,
-            unloaded: (0..workload.len()).map(alone).collect(),
+            unloaded: (0..workload.len()).map(|row| alone(&workload, row)).collect(),
+            sequels,
             predictions: self.predictor.predict(&workload, seed)?,
             measured: 0..requests,
             last_arrival: workload.arrival()[workload.len() - 1],
@@ -218,15 +232,10 @@ impl<'a> Prepared<'a> {
         let start = arrivals.iter().copied().min().unwrap_or_default();
         let within = arrivals.iter().filter(|&&arrival| arrival - start < warm_up).count();
         window.measured.start = within.min(window.measured.end / WARM_UP_DIVISOR);
-        if self.experiment.clients.is_some() {
+        if window.sequels.is_some() {
             window.last_arrival = arrivals.iter().copied().max().unwrap_or_default();
         }
         Ok(())
-    }
-
-    /// Whether every arrival is known before the run.
-    pub(super) fn open_loop(&self, window: &Window) -> bool {
-        self.experiment.clients.is_none() && !window.workload.is_conversations()
     }
 
     /// The configuration of a run over a window.
@@ -244,7 +253,7 @@ impl<'a> Prepared<'a> {
             delays: experiment.delays()?,
             staleness: experiment.staleness()?,
             measured: window.measured.clone(),
-            clients: experiment.clients()?,
+            sequels: window.sequels.clone(),
             aborts: experiment.aborts(),
             leak_share: experiment.leaks.map_or(0.0, |leaks| leaks.share),
             crashes: experiment.crashes()?,

@@ -93,7 +93,7 @@ impl WorkloadFigures {
             disjoint: replay.map(|replay| replay.disjoint),
             row_reuse: replay.map(|replay| replay.row_reuse),
             cv_before: replay.and_then(|replay| replay.cv_before),
-            cv_after: windows.first().filter(|window| prepared.open_loop(window)).and_then(|window| {
+            cv_after: windows.first().filter(|window| window.sequels.is_none()).and_then(|window| {
                 replay.map_or_else(|| window.workload.arrival_cv(), |replay| replay.cv_after)
             }),
             router_profile: prepared.router_profile.name.clone(),

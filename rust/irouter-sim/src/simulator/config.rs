@@ -8,6 +8,7 @@ use irouter_core::profile::Scale;
 use irouter_core::{Picos, RouterConfig};
 
 use crate::error::{Result, SimError};
+use crate::workload::Sequels;
 
 /// One run of one policy.
 #[derive(Clone, Debug)]
@@ -34,8 +35,8 @@ pub struct RunConfig {
     pub staleness: Option<Picos>,
     /// Rows that are measured: the run ends when the last of them has.
     pub measured: Range<usize>,
-    /// Clients that wait for their answers, in place of the workload's arrivals.
-    pub clients: Option<Clients>,
+    /// Which requests follow which, in place of the workload's arrivals: for its conversations, and for clients that wait.
+    pub sequels: Option<Arc<Sequels>>,
     /// Clients that go away.
     pub aborts: Option<Aborts>,
     /// Share of the requests whose end the router is never told.
@@ -64,15 +65,6 @@ pub struct Delays {
     pub dispatch: Picos,
     /// From something happening in the engine until the router knows.
     pub event: Picos,
-}
-
-/// A closed loop: a fixed number of clients, each of which thinks, asks, and waits for the end before it thinks again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clients {
-    /// How many.
-    pub count: u32,
-    /// Mean of the exponential time between the end of a client's request and its next one.
-    pub think_time: Picos,
 }
 
 /// Readings of queues and KV use at even intervals.
@@ -138,15 +130,6 @@ impl RunConfig {
         for (field, share) in shares {
             if !(0.0..=1.0).contains(&share) {
                 return Err(SimError::field(field, share, "a share from 0 to 1"));
-            }
-        }
-        if let Some(clients) = self.clients {
-            if clients.count == 0 {
-                return Err(SimError::field("clients.count", 0, "at least 1"));
-            }
-            if clients.think_time < Picos::ZERO {
-                let seconds = clients.think_time.as_seconds();
-                return Err(SimError::field("clients.think_time_s", seconds, "zero or more"));
             }
         }
         for crash in &self.crashes {

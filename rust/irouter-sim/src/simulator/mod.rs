@@ -11,7 +11,7 @@ mod disturbances;
 mod occupancy;
 mod recorder;
 
-pub use config::{Aborts, Clients, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
+pub use config::{Aborts, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
 
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl<'a> Simulator<'a> {
             recorder: Recorder::new(workload, config.measured.clone()),
             due: vec![Picos::MAX; engines.len()],
             polled: vec![-1; engines.len()],
-            arrivals: Arrivals::new(config, workload),
+            arrivals: Arrivals::new(workload, config.sequels.as_deref()),
             keys: vec![None; rows],
             slots: vec![None; rows],
             now: Picos::ZERO,

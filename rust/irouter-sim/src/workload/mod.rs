@@ -4,6 +4,7 @@ mod convert;
 mod generate;
 mod prefix;
 mod replay;
+mod sequels;
 mod ticks;
 
 pub use convert::{arrivals_from_seconds, counts_from_integers};
@@ -13,6 +14,7 @@ pub use generate::{
 pub use prefix::PrefixColumn;
 pub(crate) use prefix::mix;
 pub use replay::{ReplayPlan, ReplayReport, ReplaySpec};
+pub use sequels::{Clients, Sequels};
 pub use ticks::spread_ticks;
 
 use std::ops::Range;

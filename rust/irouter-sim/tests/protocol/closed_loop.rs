@@ -1,17 +1,23 @@
+use std::sync::Arc;
+
 use irouter_core::Picos;
 use irouter_core::policy::PolicySpec;
 use irouter_sim::Workload;
 use irouter_sim::metrics::{Outcome, RequestRecords};
-use irouter_sim::simulator::{Aborts, Clients, Crash, RunConfig};
-use irouter_sim::workload::{ChatSpec, LengthSpec, LogNormalSpec, TurnSpec};
+use irouter_sim::simulator::{Aborts, Crash, RunConfig};
+use irouter_sim::workload::{ChatSpec, Clients, LengthSpec, LogNormalSpec, Sequels, TurnSpec};
 
 use crate::support::{EVENT_DELAY, config, generated, predictions, run, workload};
 
 const POLICIES: [&str; 5] =
     ["round_robin", "least_requests", "least_work", "central_shortest", "max_capacity"];
 
-fn closed(measured: usize, count: u32, think_time: Picos) -> RunConfig {
-    RunConfig { clients: Some(Clients { count, think_time }), ..config(measured) }
+fn closed(workload: &Workload, measured: usize, count: u32, think_time: Picos) -> RunConfig {
+    following(workload, measured, Some(Clients { count, think_time }))
+}
+
+fn following(workload: &Workload, measured: usize, clients: Option<Clients>) -> RunConfig {
+    RunConfig { sequels: Sequels::new(workload, clients, 3).map(Arc::new), ..config(measured) }
 }
 
 fn records(config: &RunConfig, policy: &str, workload: &Workload) -> RequestRecords {
@@ -38,7 +44,7 @@ fn pause(records: &RequestRecords, row: usize, next: usize) -> Picos {
 fn a_client_without_pause_asks_as_soon_as_it_has_its_answer() {
     let workload = workload(40);
     for policy in POLICIES {
-        let records = records(&closed(30, 3, Picos::ZERO), policy, &workload);
+        let records = records(&closed(&workload, 30, 3, Picos::ZERO), policy, &workload);
         for row in 0..27 {
             assert_eq!(pause(&records, row, row + 3), Picos::ZERO, "{policy}");
         }
@@ -49,7 +55,7 @@ fn a_client_without_pause_asks_as_soon_as_it_has_its_answer() {
 fn what_a_client_asks_and_how_long_it_thinks_is_the_same_for_every_policy() {
     let (count, measured) = (24, 400);
     let workload = workload(2 * measured);
-    let run = |policy| records(&closed(measured, count, Picos::SECOND * 2), policy, &workload);
+    let run = |policy| records(&closed(&workload, measured, count, Picos::SECOND * 2), policy, &workload);
     let pauses = |records: &RequestRecords| -> Vec<Picos> {
         let clients = count as usize;
         (0..measured - clients).map(|row| pause(records, row, row + clients)).collect()
@@ -69,7 +75,8 @@ fn no_more_requests_are_open_than_there_are_clients() {
     let (count, measured) = (20, 300);
     let workload = workload(2 * measured);
     for policy in POLICIES {
-        let records = records(&closed(measured, count, Picos::MILLISECOND * 300), policy, &workload);
+        let records =
+            records(&closed(&workload, measured, count, Picos::MILLISECOND * 300), policy, &workload);
         assert!(records.outcome[..measured].iter().all(|&outcome| outcome == Outcome::Completed), "{policy}");
         let came = (0..workload.len()).filter(|&row| records.arrival[row] != RequestRecords::NEVER);
         let mut changes: Vec<(Picos, i32)> = came
@@ -94,7 +101,7 @@ fn clients_go_on_after_failures_and_after_going_away() {
         aborts: Some(Aborts { share: 0.2 }),
         crashes: vec![Crash { instance: 1, at: Picos::SECOND * 5, down: Picos::SECOND * 5 }],
         leak_share: 0.05,
-        ..closed(400, 30, Picos::SECOND)
+        ..closed(&workload, 400, 30, Picos::SECOND)
     };
     for policy in POLICIES {
         let records = records(&config, policy, &workload);
@@ -110,7 +117,7 @@ fn a_turn_comes_when_the_answer_before_it_has_ended_and_the_user_has_thought() {
     let sessions = workload.columns().session.as_ref().unwrap();
     let thought = workload.columns().think_time.as_ref().unwrap();
     for policy in POLICIES {
-        let records = records(&config(200), policy, &workload);
+        let records = records(&following(&workload, 200, None), policy, &workload);
         assert_eq!(records.arrival[0], workload.arrival()[0]);
         for row in 1..200 {
             if sessions[row] == sessions[row - 1] {
@@ -126,16 +133,16 @@ fn a_turn_comes_when_the_answer_before_it_has_ended_and_the_user_has_thought() {
 fn a_client_holds_one_conversation_after_the_other() {
     let workload = generated(600, chats());
     let sessions = workload.columns().session.as_ref().unwrap();
-    let records = records(&closed(300, 10, Picos::SECOND * 5), "least_work", &workload);
-    let rows_of = |session: u64| (0..300).filter(move |&row| sessions[row] == session);
-    // The eleventh conversation is the first client's second.
-    let (last, next) = (rows_of(0).next_back().unwrap(), rows_of(10).next().unwrap());
-    assert!(pause(&records, last, next) > Picos::ZERO);
-    let mut turns: Vec<(Picos, Picos)> = (0..30)
-        .step_by(10)
-        .flat_map(rows_of)
-        .map(|row| (records.arrival[row], records.finished[row]))
-        .collect();
-    turns.sort_unstable();
-    assert!(turns.windows(2).all(|pair| pair[0].1 < pair[1].0));
+    let config = closed(&workload, 300, 10, Picos::SECOND * 5);
+    let sequels = Arc::clone(config.sequels.as_ref().unwrap());
+    let records = records(&config, "least_work", &workload);
+    assert_eq!(sequels.starts().len(), 10);
+    let mut new_conversations = 0;
+    for row in 0..300 {
+        if let Some((thinking, next)) = sequels.after(row).filter(|&(_, next)| next < 300) {
+            assert_eq!(pause(&records, row, next), thinking);
+            new_conversations += u32::from(sessions[row] != sessions[next]);
+        }
+    }
+    assert!(new_conversations > 50, "{new_conversations}");
 }
