@@ -31,17 +31,16 @@ PREDICTORS = (
 PAGE_HEAD = """\
 # Predictors
 
-What a router is told of an output length is a distribution; a predictor says which. Each is named as on the command line
-(`--predictor NAME`), and every table and page of a comparison prints its name with what it delivered beside what was
-asked:
+What a router is told of an output length is a distribution, and a predictor says which. Each has a name
+(`--predictor NAME`), which stands in every table with what it delivered beside what was asked:
 
 | predictor | what it tells the router |
 |---|---|
 | `none` | the population's distribution, the same for every request |
 | `history` | the newest finished requests of the same application and prompt size, learned while the run goes on |
-| `noisy:TAU` | the conditional distribution given a noisy view of the length whose rank correlation with it is TAU |
+| `noisy:TAU` | what follows from a noisy view of the length that has a rank correlation of TAU with it |
 | `lognormal:SIGMA` | the true length times a log-normal error, with the error's own spread around it |
-| `buckets:ACCURACY` | the paper's buckets (to 256, to 2,048, above), the right one with this probability, else a neighbour |
+| `buckets:ACCURACY` | one of the paper's buckets (from 0, 256 and 2,048), the right one so often, else a neighbour |
 | `oracle` | the true length; never a default |
 
 `noisy:0.45` is the default: 0.45 is what a fine-tuned encoder reaches on real chats.
@@ -49,19 +48,20 @@ asked:
 ## Delivered quality
 
 Measured on what the router was told at the arrival of each measured request in the first window, under `round_robin`.
-**tau-b** is Kendall's rank correlation of expected and true lengths (none where all expectations are alike); **80 %** is
-the share of true lengths between the 10 % and 90 % quantiles of their predictions, 80 % when calibrated. Where a
-name asks for a rank correlation it stands beside. `python tools/predictor_quality.py` writes this page.
+**tau-b** is Kendall's rank correlation of expected and true lengths, none where all expectations are alike; **80 %** is
+the share of true lengths between the 10 % and 90 % quantiles of their predictions, which is 80 % for a calibrated
+predictor. `python tools/predictor_quality.py` writes this page.
 
 """
 
 PAGE_TAIL = """
-* The few lengths of a small window move both figures: with 1,000 requests the standard error of tau-b is about 0.02.
-* `history` begins with a wide prior and knows only what has finished, which are the short ones first; both count here.
-  It ranks only where applications or prompt sizes tell lengths apart: in `paper-main`, whose tasks differ, not where
-  inputs and outputs are drawn independently.
-* `lognormal` and `oracle` cover more where lengths are cut at a maximum or told exactly; `buckets` ranks only as far as
-  lengths spread over its buckets.
+## Reading
+
+* **`noisy` delivers what it is asked for**, in rank correlation and in coverage, also where the population is another.
+* **`history` ranks only where it can tell requests apart**: by task in `paper-main`; not in `conversation` and
+  `chat-closed`, which have one application, and whose outputs are drawn independently of their prompts. It begins with
+  a wide prior and learns from what has finished, the short ones first; that counts here, as it does for a policy.
+* **`buckets` ranks little where lengths lie in one bucket**, whatever its accuracy.
 """
 
 
