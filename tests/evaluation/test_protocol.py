@@ -106,6 +106,22 @@ def test_chats_run_in_a_closed_loop_and_at_a_load() -> None:
     assert at_load.policies["least_work"]["completed"] == sum(at_load.main.results["workload"]["requests"])
 
 
+def test_a_closed_loop_in_trouble_is_the_same_with_other_threads() -> None:
+    settings: dict[str, Any] = {
+        "requests": 300,
+        "seeds": 3,
+        "clients": CLIENTS,
+        "aborts": {"share": 0.1},
+        "slow": [{"instance": 2, "factor": 3.0, "at_s": 5.0}],
+        "crashes": [{"instance": 0, "at_s": 8.0, "down_s": 4.0}],
+        "predictor": "history",
+        "conditions": "headline",
+    }
+    one = compare("chat-closed", threads=1, **settings)
+    assert one.to_json() == compare("chat-closed", threads=3, **settings).to_json()
+    assert one.policies["round_robin"]["aborted"] > 0
+
+
 def test_turns_that_stay_where_their_conversation_is_find_its_prefix() -> None:
     chats: dict[str, Any] = {
         "policies": ["random", "session_affinity"],
