@@ -18,6 +18,8 @@ irouter compare --trace AzureLLMInferenceTrace_conv.csv --instances 4 --load 0.9
 
 irouter compare paper-main --policies "min_min,central_shortest(ageing=0.05)" --html report.html
 
+irouter compare conversation --set "clients={count=200, think_time_s=5.0}" --set "router_profile_error={step_time=1.4}"
+
 irouter compare azure-conv --trace conv.parquet --sweep 0.3:1.2:0.1 --json figures.json --html report.html
 """
 

@@ -46,7 +46,7 @@ fn a_slow_period_begins_and_ends_and_factors_multiply() {
 }
 
 #[test]
-fn a_policy_that_watches_progress_sends_less_to_a_slow_instance() {
+fn a_policy_that_counts_requests_sends_less_to_a_slow_instance() {
     let workload = workload(600);
     let config = RunConfig { slow: vec![slow(2, 3.0, 0, None)], ..config(600) };
     let policy = PolicySpec::named("least_requests");
