@@ -60,12 +60,11 @@ impl Sequels {
                 None => conversations.push(vec![row]),
             }
         }
-        match clients {
-            Some(clients) => sequels.share_out(&conversations, clients, seed),
-            None => {
-                let start = |turns: &Vec<usize>| (workload.arrival()[turns[0]], turns[0]);
-                sequels.starts = conversations.iter().map(start).collect();
-            }
+        if let Some(clients) = clients {
+            sequels.share_out(&conversations, clients, seed);
+        } else {
+            let start = |turns: &Vec<usize>| (workload.arrival()[turns[0]], turns[0]);
+            sequels.starts = conversations.iter().map(start).collect();
         }
         Some(sequels)
     }
