@@ -149,6 +149,9 @@ def capacity(
 ) -> Capacity:
     """Searches for the highest arrival rate at which each policy still meets the SLO, by bisection in every window.
 
+    A probe is what :func:`irouter.compare` runs at its load: at saturation and above, which prefix caches can reach, no
+    warm-up is left out and no arrivals follow the measured ones, so few requests flatter a capacity there.
+
     Args:
         scenario: Name or `.toml` file of a scenario; its rate or load has no part in it.
         windows: Windows of a trace or draws of a generator, each with a search of its own; the same for every policy.
