@@ -384,6 +384,12 @@ impl<'a> Simulator<'a> {
 
     /// The client of a request goes away, unless the request has ended.
     fn abort(&mut self, row: usize) -> Result<()> {
+        if self.slots[row].is_some() {
+            // No policy may have asked after its engine; what has ended by now has ended all the same.
+            let index = self.recorder.records.instance[row] as usize;
+            self.advance(index, self.now - self.config.delays.event)?;
+        }
+        self.tell()?;
         let open = self.recorder.records.outcome[row] == Outcome::Open;
         let Some(request) = self.keys[row].filter(|_| open) else { return Ok(()) };
         let in_flight = self.slots[row].is_some();
