@@ -222,14 +222,6 @@ impl Router {
         Ok(Vec::new())
     }
 
-    /// Takes over what the progress events of an instance would have told: for a host that can ask instead of being told.
-    ///
-    /// # Errors
-    /// [`Error::UnknownInstance`].
-    pub fn pull_progress(&mut self, instance: InstanceId, produced: impl FnMut(u64) -> u32) -> Result<()> {
-        self.state.pull_progress(instance, self.now, produced)
-    }
-
     /// Lets the policy know when the router hears of a first token.
     fn started(&mut self, key: RequestKey, instance: Option<InstanceId>, now: Picos) -> Result<()> {
         if let Some(instance) = instance {

@@ -222,27 +222,6 @@ impl State {
         Ok(None)
     }
 
-    /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
-    /// tokens of the request with the caller's number, of which whole multiples of the reporting cadence are known.
-    pub(crate) fn pull_progress(
-        &mut self,
-        id: InstanceId,
-        now: Picos,
-        mut produced: impl FnMut(u64) -> u32,
-    ) -> Result<()> {
-        let cadence = self.options.progress_tokens;
-        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
-        for position in 0..instance.slots.len() {
-            let slot = instance.slots[position];
-            let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
-            let tokens = produced(request.id) / cadence * cadence;
-            if lease.started {
-                set_produced(instance, request, lease, tokens, cadence, now)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Refuses an event that only a dispatched request can have.
     pub(crate) fn expect_dispatched(&self, event: &'static str, key: RequestKey) -> Result<()> {
         match self.ledger.get(key)?.place {

@@ -2,14 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
-use irouter_core::Picos;
+use irouter_core::engine::Executor;
+use irouter_core::{Event, Picos};
 
-use crate::metrics::unloaded;
+use crate::error::Result;
+use crate::metrics::{Outcome, unloaded};
 use crate::random::{Purpose, generator, uniform};
 use crate::workload::Workload;
 
-use super::RunConfig;
+use super::{RunConfig, Simulator, engine, instance};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,5 +97,56 @@ impl Disturbances {
     /// Whether the router is never told that this row has ended.
     pub(super) fn leaks(&self, row: usize) -> bool {
         self.leaked.as_ref().is_some_and(|leaked| leaked[row])
+    }
+}
+
+impl Simulator<'_> {
+    /// Carries out the aborts, crashes and returns that are due.
+    pub(super) fn disturb(&mut self) -> Result<()> {
+        while let Some(disturbance) = self.disturbances.pop(self.now) {
+            match disturbance {
+                Disturbance::Abort(row) => self.abort(row)?,
+                Disturbance::Crash(index) => {
+                    self.advance(index, self.now)?;
+                    self.engines[index] = engine(self.config, self.needs, instance(index).0)?;
+                    self.look_ahead(index);
+                    // Tokens up to the crash were streamed; they are told before it.
+                    self.tell()?;
+                }
+                Disturbance::CrashKnown(index) => {
+                    for lost in self.router.observe(Event::Left { instance: instance(index) }, self.now)? {
+                        let row = usize::try_from(lost).unwrap_or(usize::MAX);
+                        self.slots[row] = None;
+                        self.recorder.ended(row, self.now, Outcome::Failed);
+                    }
+                }
+                Disturbance::Return(index) => {
+                    self.engines[index].advance(self.now, &mut self.recorder)?;
+                    let config = Arc::clone(&self.config.router_engine);
+                    self.router.observe(Event::Joined { instance: instance(index), config }, self.now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The client of a request goes away, unless the request has ended.
+    fn abort(&mut self, row: usize) -> Result<()> {
+        if row >= self.keys.len() || self.recorder.records.outcome[row] != Outcome::Open {
+            return Ok(());
+        }
+        let request = self.keys[row];
+        let in_flight = self.slots[row].is_some();
+        if let Some(slot) = self.slots[row].take() {
+            let index = self.recorder.records.instance[row] as usize;
+            self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
+            self.look_ahead(index);
+        }
+        self.recorder.ended(row, self.now, Outcome::Aborted);
+        // What waits at the router cannot leak: the router itself hears the client go.
+        if !(in_flight && self.disturbances.leaks(row)) {
+            self.router.observe(Event::Cancelled { request }, self.now)?;
+        }
+        Ok(())
     }
 }

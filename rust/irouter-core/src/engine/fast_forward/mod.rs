@@ -10,15 +10,18 @@
 //! * preemption takes the newest requests until the others fit, so it only looks at those it takes ([`schedule`]).
 
 mod decoding;
+mod progress;
 mod run;
 mod schedule;
 mod slots;
 mod twin;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use self::decoding::Decoding;
+use self::progress::ProgressWheel;
 use self::schedule::Step;
 use self::slots::{Chain, Place, Slots};
 use super::blocks::BlockPool;
@@ -103,6 +106,20 @@ impl FastForward {
             open_ended: false,
             config,
         }
+    }
+
+    /// The same engine, idle as it is, that tells of every multiple of `cadence` tokens ([`Observer::progress`]).
+    #[must_use]
+    pub fn with_progress(mut self, cadence: NonZeroU32) -> Self {
+        self.decoding.progress = Some(ProgressWheel::new(cadence));
+        self
+    }
+
+    /// A time before which no request has progress to tell, gets its first token or finishes, if no further call is made.
+    pub fn next_report(&mut self) -> Option<Picos> {
+        let event = self.next_event()?;
+        let progress = if self.step.is_none() && self.only_decodes() { self.run_progress() } else { None };
+        Some(progress.map_or(event, |progress| progress.min(event)))
     }
 
     /// What it was built from.
