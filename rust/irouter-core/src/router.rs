@@ -108,6 +108,11 @@ impl Router {
         &self.state
     }
 
+    /// The latest time it was given.
+    pub fn now(&self) -> Picos {
+        self.now
+    }
+
     /// Requests that wait at the router.
     pub fn waiting(&self) -> usize {
         self.queue.len()

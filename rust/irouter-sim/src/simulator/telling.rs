@@ -38,11 +38,15 @@ impl Simulator<'_> {
         self.next_news[index] = engine.next_report().unwrap_or(Picos::MAX);
     }
 
-    /// Hands the engines' news to the router, in order of time.
+    /// Hands the engines' news to the router, each at its time plus the event delay.
+    ///
+    /// To be told between decisions and at once before the next is the same: nothing but a decision looks at what the
+    /// router knows. A policy that reads nothing is told late, and when an instance breaks its last news come early.
     pub(super) fn tell(&mut self) -> Result<()> {
         let mut notes = std::mem::take(&mut self.recorder.notes);
         notes.sort_by_key(|note| note.at);
-        for Note { row, news, .. } in notes.drain(..) {
+        for Note { at, row, news } in notes.drain(..) {
+            let heard = (at + self.config.delays.event).min(self.now).max(self.router.now());
             let request = self.keys[row];
             let event = match news {
                 News::Started => Event::FirstToken { request, cached_tokens: self.recorder.cached(row) },
@@ -60,7 +64,7 @@ impl Simulator<'_> {
                     Event::Finished { request, tokens: Some(tokens) }
                 }
             };
-            self.router.observe(event, self.now)?;
+            self.router.observe(event, heard)?;
         }
         self.recorder.notes = notes;
         Ok(())
