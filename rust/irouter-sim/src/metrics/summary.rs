@@ -222,7 +222,8 @@ impl Tally {
 
     fn summary(mut self, run: &Run<'_>) -> Summary {
         const LEVELS: [f64; 3] = [0.5, 0.9, 0.99];
-        let first_arrival = run.records.arrival[run.measured.start];
+        let arrivals = &run.records.arrival[run.measured.clone()];
+        let first_arrival = arrivals.iter().copied().min().unwrap_or_default();
         let makespan = self.last_token.map(|last| (last - first_arrival).as_seconds());
         let per_second = |amount: u64| makespan.map(|seconds| amount as f64 / seconds);
         let judged = self.completed + self.failed + self.dropped;

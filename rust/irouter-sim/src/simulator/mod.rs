@@ -1,17 +1,19 @@
 //! The simulator: true engines, a virtual clock, and the same router that serves live.
 //!
-//! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait,
-//! a timer of the router, an abort, a crash. Engines are advanced no further than what has become known by then (now less
-//! the event delay), and only those that have news; their news is handed to the router before it decides. What a policy
-//! does not need is not even looked up: a policy that counts nothing lets every engine run undisturbed.
+//! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait
+//! (or while clients do), a timer of the router, an abort, a crash. Engines are advanced no further than what has become
+//! known by then (now less the event delay), and only those that have news; their news is handed to the router before it
+//! decides. What a policy does not need is not even looked up: a policy that counts nothing lets every engine run
+//! undisturbed.
 
+mod arrivals;
 mod config;
 mod disturbances;
 mod occupancy;
 mod recorder;
 mod telling;
 
-pub use config::{Aborts, Crash, Delays, NoiseLevels, RunConfig};
+pub use config::{Aborts, Clients, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
 
 use std::num::NonZeroU32;
@@ -23,9 +25,10 @@ use irouter_core::{Event, InstanceId, Outcome as Verdict, Picos, Request, Reques
 
 use crate::error::{Result, SimError};
 use crate::metrics::{GapHistogram, RequestRecords};
-use crate::prediction::PredictionSource;
+use crate::prediction::{PredictionSource, Predictions};
 use crate::workload::Workload;
 
+use arrivals::Arrivals;
 use disturbances::Disturbances;
 use recorder::Recorder;
 
@@ -39,6 +42,8 @@ pub struct RunOutput {
     pub records: RequestRecords,
     /// Gaps between tokens of all requests that arrived in the run.
     pub gaps: GapHistogram,
+    /// What the router was told of output lengths.
+    pub told: Predictions,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
 }
@@ -57,7 +62,8 @@ pub struct Simulator<'a> {
     next_news: Vec<Picos>,
     /// The last interval for which the engines' own reports were read.
     polled: i64,
-    keys: Vec<RequestKey>,
+    arrivals: Arrivals<'a>,
+    keys: Vec<Option<RequestKey>>,
     slots: Vec<Option<JobSlot>>,
     recorder: Recorder,
     disturbances: Disturbances,
@@ -92,14 +98,13 @@ impl<'a> Simulator<'a> {
         let rows = workload.len();
         Ok(Self {
             disturbances: Disturbances::new(config, workload),
-            occupancy: config
-                .occupancy_samples
-                .map(|samples| Occupancy::new(samples, workload, config.instances)),
+            occupancy: config.readings.map(|readings| Occupancy::new(readings, config.instances)),
             recorder: Recorder::new(workload, config.measured.clone()),
             next_event: vec![Picos::MAX; engines.len()],
             next_news: vec![Picos::MAX; engines.len()],
             polled: -1,
-            keys: Vec::with_capacity(rows),
+            arrivals: Arrivals::new(config, workload),
+            keys: vec![None; rows],
             slots: vec![None; rows],
             now: Picos::ZERO,
             config,
@@ -116,10 +121,10 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// The first error of the policy, the router or an engine.
     pub fn run(mut self) -> Result<RunOutput> {
-        let mut next_row = 0;
+        let mut arrived_rows = 0;
         let mut hold_until = None;
         while self.recorder.open_measured > 0 {
-            let arrival = self.workload.arrival().get(next_row).copied();
+            let arrival = self.arrivals.next();
             let event = self.next_event_known(hold_until);
             let sample = self.occupancy.as_ref().and_then(Occupancy::next_sample);
             let sample = sample.map(|sample| sample + self.config.delays.event);
@@ -133,23 +138,29 @@ impl<'a> Simulator<'a> {
             };
             self.now = self.now.max(now);
             let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
-            if self.observes() || self.router.waiting() > 0 || disturbed || next_row % SWEEP_ARRIVALS == 0 {
+            let sweep = arrived_rows % SWEEP_ARRIVALS == 0;
+            if self.observes() || self.tracks_events() || disturbed || sweep {
                 self.synchronise()?;
             }
             if sample.is_some_and(|sample| sample <= self.now) {
                 self.sample()?;
             }
             self.disturb()?;
-            let arrived = arrival.is_some_and(|arrival| arrival <= self.now);
-            if arrived {
-                self.arrive(next_row)?;
-                next_row += 1;
+            let arrival = self.arrivals.pop(self.now);
+            if let Some((row, at)) = arrival {
+                self.arrive(row, at)?;
+                arrived_rows += 1;
             }
-            if arrived || disturbed || event.is_some_and(|event| event <= self.now) {
+            if arrival.is_some() || disturbed || event.is_some_and(|event| event <= self.now) {
                 hold_until = self.decide()?;
             }
         }
-        Ok(RunOutput { records: self.recorder.records, gaps: self.recorder.gaps, occupancy: self.occupancy })
+        Ok(RunOutput {
+            records: self.recorder.records,
+            gaps: self.recorder.gaps,
+            told: self.predictions.into_told(),
+            occupancy: self.occupancy,
+        })
     }
 
     /// Whether the policy looks at anything that engines do.
@@ -158,9 +169,14 @@ impl<'a> Simulator<'a> {
         counts || progress || twin || prefix || reports.is_some()
     }
 
-    /// While requests wait: when the router hears of the next event, or its timer runs out.
+    /// Whether an event may change what happens next by itself: requests wait at the router, or clients for their answers.
+    fn tracks_events(&self) -> bool {
+        self.router.waiting() > 0 || self.arrivals.follow_ends()
+    }
+
+    /// While events are tracked: when the router hears of the next one, or its timer runs out.
     fn next_event_known(&self, hold_until: Option<Picos>) -> Option<Picos> {
-        (self.router.waiting() > 0).then(|| {
+        self.tracks_events().then(|| {
             let event = self.next_event.iter().copied().min().unwrap_or(Picos::MAX);
             event.saturating_add(self.config.delays.event).min(hold_until.unwrap_or(Picos::MAX))
         })
@@ -178,13 +194,10 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
-    fn arrive(&mut self, row: usize) -> Result<()> {
-        let predicted = match &mut self.predictions {
-            PredictionSource::Table(table) => Arc::clone(table.get(row)),
-            PredictionSource::History(history) => {
-                history.predict(self.workload.application(row), self.workload.prompt_tokens()[row])
-            }
-        };
+    fn arrive(&mut self, row: usize, at: Picos) -> Result<()> {
+        self.recorder.arrived(row, at);
+        self.disturbances.arrived(row, at);
+        let predicted = self.predictions.predict(self.workload, row);
         let engine = &self.config.engine;
         let columns = self.workload.columns();
         let prompt_tokens = columns.prompt_tokens[row];
@@ -199,7 +212,7 @@ impl<'a> Simulator<'a> {
         })?;
         let request = Request {
             id: row as u64,
-            arrival: columns.arrival[row],
+            arrival: at,
             prompt_tokens,
             max_tokens,
             predicted,
@@ -214,8 +227,7 @@ impl<'a> Simulator<'a> {
             session: columns.session.as_ref().map(|column| column[row]),
             true_output_tokens: self.needs.truth.then(|| columns.output_tokens[row]),
         };
-        let key = self.router.submit(request, self.now)?;
-        self.keys.push(key);
+        self.keys[row] = Some(self.router.submit(request, self.now)?);
         Ok(())
     }
 

@@ -6,7 +6,6 @@ use irouter_core::{EngineReport, Event, Picos};
 use super::recorder::{News, Note};
 use super::{Simulator, instance};
 use crate::error::Result;
-use crate::prediction::PredictionSource;
 
 impl Simulator<'_> {
     /// Lets the router know what happened up to now, less the event delay.
@@ -47,20 +46,18 @@ impl Simulator<'_> {
         notes.sort_by_key(|note| note.at);
         for Note { at, row, news } in notes.drain(..) {
             let heard = (at + self.config.delays.event).min(self.now).max(self.router.now());
-            let request = self.keys[row];
+            let Some(request) = self.keys[row] else { continue };
             let event = match news {
                 News::Started => Event::FirstToken { request, cached_tokens: self.recorder.cached(row) },
                 News::Produced(tokens) => Event::Progress { request, tokens },
                 News::Finished => {
                     self.slots[row] = None;
-                    let tokens = self.workload.output_tokens()[row];
-                    if let PredictionSource::History(history) = &mut self.predictions {
-                        let application = self.workload.application(row);
-                        history.observe(application, self.workload.prompt_tokens()[row], tokens)?;
-                    }
+                    self.arrivals.ended(row, at + self.config.delays.event);
+                    self.predictions.finished(self.workload, row)?;
                     if self.disturbances.leaks(row) {
                         continue;
                     }
+                    let tokens = self.workload.output_tokens()[row];
                     Event::Finished { request, tokens: Some(tokens) }
                 }
             };
