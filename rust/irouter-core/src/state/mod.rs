@@ -325,7 +325,7 @@ impl State {
         Ok(())
     }
 
-    /// Runs every twin up to `now`.
+    /// Brings what every twin shows up to `now`.
     pub(crate) fn advance_twins(&mut self, now: Picos) -> Result<()> {
         if !self.options.needs.twin {
             return Ok(());
@@ -333,7 +333,7 @@ impl State {
         self.instances
             .iter_mut()
             .filter_map(|instance| instance.twin.as_mut())
-            .try_for_each(|twin| twin.advance(now))
+            .try_for_each(|twin| twin.look(now))
     }
 }
 

@@ -187,7 +187,11 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         let expected = fast.engine.next_event();
         let expected_news = fast.engine.next_report();
         let (before, news) = (fast.recorder.tokens().count(), fast.recorder.progress.len());
+        let (change, shown) = (fast.engine.next_change(), fast.state());
         fast.call(*at, call);
+        if matches!(call, Call::Advance) && *at < change {
+            prop_assert_eq!(&shown, &fast.state(), "a change at {} before {}", at, change);
+        }
         prop_assert_eq!(slow.state(), fast.state(), "after {:?} at {}", call, at);
         for told in fast.recorder.tokens().skip(before) {
             prop_assert!(expected.is_some_and(|expected| told >= expected), "{} before {:?}", told, expected);

@@ -122,6 +122,26 @@ impl FastForward {
         Some(progress.map_or(event, |progress| progress.min(event)))
     }
 
+    /// A time before which neither its load nor what a request has produced changes, if no further call is made.
+    pub fn next_change(&mut self) -> Picos {
+        let soon = self.clock.saturating_add(Picos(1));
+        let front = self.inbox.front().map(|message| message.at);
+        let computed = if let Some(step) = self.step {
+            step.end
+        } else if self.rests() {
+            if front.is_some_and(|at| at <= self.clock) { soon } else { Picos::MAX }
+        } else if self.boundary < self.clock
+            && front.is_none_or(|at| at > self.boundary)
+            && self.only_decodes()
+        {
+            self.step_end()
+        } else {
+            soon
+        };
+        let arrival = self.inbox.iter().map(|message| message.at).find(|&at| at > self.clock);
+        arrival.map_or(computed, |at| at.min(computed))
+    }
+
     /// What it was built from.
     pub fn config(&self) -> &EngineConfig {
         &self.config

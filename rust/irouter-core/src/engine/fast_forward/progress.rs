@@ -18,7 +18,7 @@ impl ProgressWheel {
 
     /// Whether `produced` tokens are to be told.
     pub(super) fn tells(&self, produced: u32) -> bool {
-        produced as usize % self.places.len() == 0
+        (produced as usize).is_multiple_of(self.places.len())
     }
 
     /// Adds a request that has produced `produced` tokens when `steps` are counted.

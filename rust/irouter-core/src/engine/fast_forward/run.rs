@@ -48,6 +48,12 @@ impl FastForward {
         self.boundary.checked_add(run.total(steps.max(1)))
     }
 
+    /// The end of the first step of that run.
+    pub(super) fn step_end(&mut self) -> Picos {
+        let (run, ..) = self.plan_run();
+        self.boundary.saturating_add(run.step(0))
+    }
+
     /// The time of the first progress in the run of decode steps at the boundary, were it to go on for so long; `None`
     /// when nobody is to tell.
     pub(super) fn run_progress(&mut self) -> Option<Picos> {
