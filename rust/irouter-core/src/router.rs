@@ -122,6 +122,11 @@ impl Router {
         (self.failures, self.last_failure.as_ref())
     }
 
+    /// What the policy says of itself ([`Policy::figures`]).
+    pub fn policy_figures(&self) -> Vec<(&'static str, f64)> {
+        self.policy.figures()
+    }
+
     /// Takes a request into the central queue.
     ///
     /// # Errors
@@ -167,7 +172,7 @@ impl Router {
         {
             return self.carry_out(verdict, now, false);
         }
-        let view = ClusterView::new(now, self.state.instances());
+        let view = ClusterView::new(now, &self.state);
         let queue = QueueView { queue: &self.queue, state: &self.state };
         let verdict = self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict));
         match verdict {
@@ -209,8 +214,10 @@ impl Router {
                 self.started(request, started, now)?;
             }
             Event::Progress { request, tokens } => {
-                let started = self.state.progress(request, tokens, now)?;
-                self.started(request, started, now)?;
+                if let Some(news) = self.state.progress(request, tokens, now)? {
+                    self.started(request, news.started.then_some(news.instance), now)?;
+                    self.policy.progressed(self.state.request(request)?, news.instance, tokens);
+                }
             }
             Event::Finished { request, tokens } => {
                 self.state.expect_dispatched("finished", request)?;
@@ -282,7 +289,7 @@ impl Router {
     /// Sends a request where the least work is predicted, of the ready instances that can hold it and are `eligible`.
     fn least_work(&self, key: RequestKey, eligible: impl Fn(&InstanceState) -> bool) -> Option<Verdict> {
         let (request, _) = self.state.waiting(key)?;
-        let view = ClusterView::new(self.now, self.state.instances());
+        let view = ClusterView::new(self.now, &self.state);
         let fits = |instance: &&InstanceState| eligible(instance) && instance.holds(request).is_ok();
         let least = |left: &&InstanceState, right: &&InstanceState| {
             left.work_seconds().total_cmp(&right.work_seconds())

@@ -139,6 +139,11 @@ pub trait Policy: Send {
         let _ = (request, instance, now);
     }
 
+    /// The router has heard that the request has produced so many tokens, more than before (needs [`Needs::progress`]).
+    fn progressed(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
+        let _ = (request, instance, tokens);
+    }
+
     /// The request is no longer there.
     fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
         let _ = (request, instance, end);
@@ -147,5 +152,11 @@ pub trait Policy: Send {
     /// The instance left the cluster: whatever was kept of it is worthless.
     fn left(&mut self, instance: InstanceId) {
         let _ = instance;
+    }
+
+    /// What the policy says of itself at the end of a run, such as how well its own predictor did: names that end in
+    /// their unit, finite numbers, always in the same order. Nothing by default.
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
     }
 }

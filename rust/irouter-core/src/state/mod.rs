@@ -18,7 +18,7 @@ pub use prefix_index::PrefixIndex;
 pub use twin::Twin;
 pub use work::WorkRates;
 
-use crate::engine::{EngineConfig, Job};
+use crate::engine::{EngineConfig, Job, JobSlot};
 use crate::error::{Error, Result};
 use crate::event::EngineReport;
 use crate::ids::{InstanceId, RequestKey};
@@ -48,6 +48,28 @@ pub struct State {
     /// How many of them are ready.
     ready: u32,
     ledger: Ledger,
+}
+
+/// What a progress event told that was not known before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Where the request is.
+    pub instance: InstanceId,
+    /// Whether it is the first the router hears of its start.
+    pub started: bool,
+}
+
+/// A request in flight on an instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// Tokens known to have been produced (needs [`Needs::progress`]).
+    pub produced: u32,
+    /// Expected output tokens still to come, given those (needs [`Needs::progress`]).
+    pub remaining_tokens: f64,
+    /// Its place in the instance's twin (needs [`Needs::twin`]).
+    pub slot: Option<JobSlot>,
 }
 
 /// A request that is no longer known.
@@ -104,6 +126,22 @@ impl State {
     /// [`Error::UnknownRequest`].
     pub fn request(&self, key: RequestKey) -> Result<&Request> {
         self.ledger.get(key).map(|entry| &entry.request)
+    }
+
+    /// The requests in flight on an instance, in no particular order; none on an instance that is not known.
+    pub fn residents(&self, id: InstanceId) -> impl Iterator<Item = Resident<'_>> {
+        let slots = self.instances.get(id.index()).map_or(&[][..], |instance| &instance.slots);
+        slots.iter().filter_map(|&slot| self.ledger.lease(slot)).map(|(request, lease)| Resident {
+            request,
+            produced: lease.produced,
+            remaining_tokens: lease.remaining_millitokens as f64 / MILLITOKENS,
+            slot: lease.twin.map(|twin| twin.slot),
+        })
+    }
+
+    /// Time from a decision until the engine has the request, as the twins assume it.
+    pub fn dispatch_delay(&self) -> Picos {
+        self.options.dispatch_delay
     }
 
     /// Whether any request is on an instance, so that an event is to come.
@@ -194,13 +232,7 @@ impl State {
     }
 
     /// A request has produced `tokens` so far. Fewer than known before change nothing: events may overtake each other.
-    /// Returns the instance when that is the first the router hears of its start.
-    pub(crate) fn progress(
-        &mut self,
-        key: RequestKey,
-        tokens: u32,
-        now: Picos,
-    ) -> Result<Option<InstanceId>> {
+    pub(crate) fn progress(&mut self, key: RequestKey, tokens: u32, now: Picos) -> Result<Option<News>> {
         self.ledger.get(key)?;
         let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
             return Err(not_dispatched("progress", key));
@@ -215,11 +247,11 @@ impl State {
         if !lease.started && tokens > 0 {
             let started = self.first_token(key, None, now)?;
             self.progress(key, tokens, now)?;
-            return Ok(started);
+            return Ok(started.map(|instance| News { instance, started: true }));
         }
         let instance = &mut self.instances[lease.instance.index()];
-        set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)?;
-        Ok(None)
+        let more = set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)?;
+        Ok(more.then_some(News { instance: instance.id, started: false }))
     }
 
     /// Refuses an event that only a dispatched request can have.
@@ -337,7 +369,8 @@ impl State {
     }
 }
 
-/// Sets what a started request is known to have produced, and brings the sums and the twin in line.
+/// Sets what a started request is known to have produced, and brings the sums and the twin in line. Returns whether it is
+/// more than was known.
 fn set_produced(
     instance: &mut InstanceState,
     request: &Request,
@@ -345,7 +378,7 @@ fn set_produced(
     tokens: u32,
     cadence: u32,
     now: Picos,
-) -> Result<()> {
+) -> Result<bool> {
     if let (Some(twin), Some(place)) = (&mut instance.twin, &mut lease.twin) {
         twin.advance(now)?;
         // At least what is known, and less than one more report's worth.
@@ -360,7 +393,7 @@ fn set_produced(
         }
     }
     if tokens <= lease.produced {
-        return Ok(());
+        return Ok(false);
     }
     let remaining = millitokens(request, tokens);
     let sums = &mut instance.sums;
@@ -368,7 +401,7 @@ fn set_produced(
     sums.remaining_millitokens = sums.remaining_millitokens - lease.remaining_millitokens + remaining;
     lease.produced = tokens;
     lease.remaining_millitokens = remaining;
-    Ok(())
+    Ok(true)
 }
 
 /// Expected output still to come after `produced` tokens, in thousandths of a token.

@@ -15,7 +15,7 @@ pub use saturation::saturation_rate;
 pub use single::{RequestColumns, simulate};
 
 use crate::error::{Result, SimError};
-use crate::metrics::{Run, Summary, canonical_json};
+use crate::metrics::{Run, Summary, canonical_json, finite};
 use crate::simulator::{Readings, RunConfig, RunOutput, Simulator};
 
 use prepare::{Prepared, Window};
@@ -107,7 +107,7 @@ fn cell(
         ..prepared.run_config(window, spec.name())?
     };
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, told, occupancy } =
+    let RunOutput { records, gaps, told, occupancy, figures } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
@@ -119,7 +119,11 @@ fn cell(
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;
+    let figures = figures
+        .into_iter()
+        .map(|(name, value)| Ok((name, finite(&format!("policies.{}.{name}", spec.label()), value)?)))
+        .collect::<Result<_>>()?;
     let curves = is_first.then(|| Curves::new(&records, window.measured.clone()));
     let predictor = is_first.then(|| told.quality(&window.workload, window.measured.clone()).into());
-    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, predictor, curves, occupancy })
+    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, predictor, figures, curves, occupancy })
 }

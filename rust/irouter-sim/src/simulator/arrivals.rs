@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use irouter_core::Picos;
+use irouter_core::hash::mix;
 
 use super::RunConfig;
 use crate::random::{Purpose, exponential, generator};
-use crate::workload::{Workload, mix};
+use crate::workload::Workload;
 
 /// The rows of a workload by the times at which they arrive.
 pub(super) enum Arrivals<'a> {

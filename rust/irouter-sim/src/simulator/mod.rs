@@ -46,6 +46,8 @@ pub struct RunOutput {
     pub told: Predictions,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
+    /// What the policy says of itself at the end.
+    pub figures: Vec<(&'static str, f64)>,
 }
 
 /// One run of one policy.
@@ -156,6 +158,7 @@ impl<'a> Simulator<'a> {
             }
         }
         Ok(RunOutput {
+            figures: self.router.policy_figures(),
             records: self.recorder.records,
             gaps: self.recorder.gaps,
             told: self.predictions.into_told(),

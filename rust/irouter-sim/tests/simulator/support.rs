@@ -148,6 +148,10 @@ impl Policy for Spy {
         self.inner.first_token(request, instance, now);
     }
 
+    fn progressed(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
+        self.inner.progressed(request, instance, tokens);
+    }
+
     fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
         let End { at, tokens, completed } = end;
         self.note(Entry::Released { at, request: request.id, tokens, completed });
