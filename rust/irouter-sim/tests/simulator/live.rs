@@ -35,6 +35,9 @@ impl Observer for Notes {
     }
 }
 
+/// An event: when it arrives, from which engine, which of all that were told, of which request, and what.
+type OnItsWay = (Picos, usize, usize, u64, News);
+
 /// A host: time goes from event to event, and nothing is looked up before it happens.
 pub(crate) struct Host<'a> {
     config: &'a RunConfig,
@@ -42,8 +45,7 @@ pub(crate) struct Host<'a> {
     router: Router,
     engines: Vec<Stepwise>,
     keys: Vec<Option<RequestKey>>,
-    /// Events on their way, by the time at which they arrive, then as the engines told them.
-    events: BinaryHeap<Reverse<(Picos, usize, usize, u64, News)>>,
+    events: BinaryHeap<Reverse<OnItsWay>>,
     told: usize,
     /// What each engine held at each dispatch.
     pub(crate) loads: Vec<Vec<EngineLoad>>,
