@@ -254,29 +254,6 @@ impl State {
         Ok(more.then_some(News { instance: instance.id, started: false }))
     }
 
-    /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
-    /// tokens of the request with the caller's number, of which whole multiples of the reporting cadence are known.
-    /// `told` hears of each request that has produced more than was known, and how many.
-    pub(crate) fn pull_progress(
-        &mut self,
-        id: InstanceId,
-        now: Picos,
-        mut produced: impl FnMut(u64) -> u32,
-        mut told: impl FnMut(&Request, u32),
-    ) -> Result<()> {
-        let cadence = self.options.progress_tokens;
-        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
-        for position in 0..instance.slots.len() {
-            let slot = instance.slots[position];
-            let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
-            let tokens = produced(request.id) / cadence * cadence;
-            if lease.started && set_produced(instance, request, lease, tokens, cadence, now)? {
-                told(request, tokens);
-            }
-        }
-        Ok(())
-    }
-
     /// Refuses an event that only a dispatched request can have.
     pub(crate) fn expect_dispatched(&self, event: &'static str, key: RequestKey) -> Result<()> {
         match self.ledger.get(key)?.place {
@@ -380,7 +357,7 @@ impl State {
         Ok(())
     }
 
-    /// Runs every twin up to `now`.
+    /// Brings what every twin shows up to `now`.
     pub(crate) fn advance_twins(&mut self, now: Picos) -> Result<()> {
         if !self.options.needs.twin {
             return Ok(());
@@ -388,7 +365,7 @@ impl State {
         self.instances
             .iter_mut()
             .filter_map(|instance| instance.twin.as_mut())
-            .try_for_each(|twin| twin.advance(now))
+            .try_for_each(|twin| twin.look(now))
     }
 }
 
