@@ -20,6 +20,7 @@ use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::peers::block_simulate::BlockSimulate;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
@@ -157,6 +158,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
+    entry::<BlockSimulate>("block_simulate", PEER, "Block: simulates every instance with predicted lengths, and takes the least predicted E2E"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
     entry::<CentralFcfs>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),

@@ -16,6 +16,10 @@ use proptest::test_runner::RngSeed;
 fn specs() -> Vec<PolicySpec> {
     let mut specs: Vec<_> = registry().iter().map(|entry| PolicySpec::named(entry.name)).collect();
     specs.extend([
+        PolicySpec::named("block_simulate")
+            .with_option("max_instances", 2)
+            .with_option("lookahead_seconds", 2.0)
+            .with_option("length_quantile", 0.9),
         PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0),
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),
         // So that a handful of completions train it.

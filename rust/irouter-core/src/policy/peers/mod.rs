@@ -6,6 +6,7 @@
 //! search may set, so that a comparison can show a rule both as shipped and at its best.
 
 mod affinity;
+pub(super) mod block_simulate;
 pub(super) mod dynamo_kv;
 pub(super) mod llmd_predicted_latency;
 pub(super) mod llmd_token_load;
