@@ -59,7 +59,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> dict[str, di
 
 
 def _own_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What a policy says of itself, as means over the seeds that have it, in the order in which it says so."""
+    """What a policy says of itself, as means over the seeds that have it."""
     values: dict[str, dict[int, float]] = {}
     for run in runs:
         for name, value in run.get("figures", {}).items():
