@@ -21,7 +21,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> dict[str, di
     """The figures of each policy.
 
     Args:
-        runs: Runs of the simulator, each with `policy`, `seed`, `summary` and, where the policy says something of itself,
+        runs: Runs of the simulator, each with `policy`, `seed`, `summary` and, where a policy says something of itself,
             `figures`; every policy on the same seeds.
         reference: The policy that ratios are against.
 
