@@ -21,8 +21,8 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> dict[str, di
     """The figures of each policy.
 
     Args:
-        runs: Runs of the simulator, each with `policy`, `seed`, `summary` and, where a policy says something of itself,
-            `figures`; every policy on the same seeds.
+        runs: Runs of the simulator, each with `policy`, `seed`, `summary` and, where the policy says something of
+            itself, `figures`; every policy on the same seeds.
         reference: The policy that ratios are against.
 
     Returns:
@@ -59,7 +59,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> dict[str, di
 
 
 def _own_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What a policy says of itself, as means over the seeds that have it."""
+    """What a policy says of itself, as means over the seeds that have it, in the order in which it says so."""
     values: dict[str, dict[int, float]] = {}
     for run in runs:
         for name, value in run.get("figures", {}).items():
