@@ -10,7 +10,7 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use crate::policy::estimate::{expected_output_tokens, unloaded_decode_seconds, work_with};
-use crate::policy::registry::{Configurable, Scale, Tunable};
+use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// Block's predictive scheduling ("Block: Balancing Load in LLM Serving with Context, Knowledge and Predictive
@@ -144,9 +144,6 @@ fn whole(tokens: f64) -> u32 {
 
 impl Configurable for BlockSimulate {
     type Options = BlockSimulateOptions;
-
-    const TUNABLE: &'static [Tunable] =
-        &[Tunable { option: "length_quantile", low: 0.3, high: 0.95, scale: Scale::Linear }];
 
     fn new(options: BlockSimulateOptions, _seed: u64) -> Result<Self> {
         if options.max_instances == 0 {
