@@ -169,7 +169,11 @@ impl State {
         let twin = match &mut instance.twin {
             Some(twin) => {
                 let job = twin_job(key, request, &instance.config);
-                Some(TwinLease { slot: twin.dispatched(now + dispatch_delay, job)?, produced: 0 })
+                Some(TwinLease {
+                    slot: twin.dispatched(now + dispatch_delay, job)?,
+                    produced: 0,
+                    modelled: 0,
+                })
             }
             None => None,
         };
@@ -383,14 +387,15 @@ fn set_produced(
         twin.advance(now)?;
         // At least what is known, and less than one more report's worth.
         let known = tokens.max(lease.produced);
-        let modelled = twin.produced(place.slot);
-        if tokens > lease.produced && lease.produced > 1 {
-            twin.compare(modelled.saturating_sub(place.produced), tokens - lease.produced);
+        place.modelled += twin.produced(place.slot).saturating_sub(place.produced);
+        if tokens > lease.produced {
+            if lease.produced > 1 {
+                twin.compare(place.modelled, tokens - lease.produced);
+            }
+            place.modelled = 0;
         }
         twin.bound(place.slot, known, known + cadence);
-        if tokens > lease.produced {
-            place.produced = twin.produced(place.slot);
-        }
+        place.produced = twin.produced(place.slot);
     }
     if tokens <= lease.produced {
         return Ok(false);
