@@ -1,5 +1,7 @@
 //! Simulations and comparisons.
 
+#[cfg(unix)]
+use irouter_core::OnFailure;
 use irouter_core::policy::{self, Policy, PolicySpec};
 use irouter_sim::experiment::{self, BuiltIn, Experiment, PolicyFactory};
 use numpy::IntoPyArray;
@@ -11,7 +13,7 @@ use crate::error::to_python;
 use crate::policy::PythonPolicy;
 use crate::workload::Workload;
 
-/// The package's policies, and Python callables by name.
+/// The package's policies, Python callables by name, and external processes.
 struct Factory {
     callables: Vec<(String, Py<PyAny>)>,
 }
@@ -31,8 +33,15 @@ impl PolicyFactory for Factory {
                 let callable = Python::attach(|py| callable.clone_ref(py));
                 Ok(Box::new(PythonPolicy::new(callable)))
             }
+            #[cfg(unix)]
+            None if irouter_external::is_external(spec) => Ok(irouter_external::build(spec, seed)?),
             None => BuiltIn.build(spec, seed),
         }
+    }
+
+    #[cfg(unix)]
+    fn on_failure(&self, spec: &PolicySpec) -> OnFailure {
+        if irouter_external::is_external(spec) { OnFailure::Fallback } else { OnFailure::Stop }
     }
 }
 

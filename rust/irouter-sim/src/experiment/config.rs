@@ -49,6 +49,9 @@ pub struct Experiment {
     /// The first seed.
     #[serde(default)]
     pub first_seed: u64,
+    /// Run this one of the seeds alone, as the part of the whole experiment that it is.
+    #[serde(default)]
+    pub only_seed: Option<u64>,
     /// Where predicted output lengths come from.
     pub predictor: String,
     /// Noise of step times per 250 ms, as a standard deviation of the logarithm.
@@ -206,6 +209,15 @@ impl Experiment {
                 return Err(SimError::field(field, 0, "at least 1"));
             }
         }
+        if let Some(seed) = experiment.only_seed
+            && !experiment.seed_numbers().contains(&seed)
+        {
+            return Err(SimError::field(
+                "only_seed",
+                seed,
+                format!("one of {:?}", experiment.seed_numbers()),
+            ));
+        }
         if experiment.policies.is_empty() {
             return Err(SimError::field("policies", "empty", "at least one policy"));
         }
@@ -215,6 +227,11 @@ impl Experiment {
     /// The seeds, first to last.
     pub(super) fn seed_numbers(&self) -> std::ops::Range<u64> {
         self.first_seed..self.first_seed + self.seeds
+    }
+
+    /// Those of the seeds that are to be run.
+    pub(super) fn seeds_to_run(&self) -> std::ops::Range<u64> {
+        self.only_seed.map_or_else(|| self.seed_numbers(), |seed| seed..seed + 1)
     }
 
     /// Whether arrivals come at another rate than the trace's.

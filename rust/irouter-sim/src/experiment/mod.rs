@@ -7,6 +7,7 @@ mod saturation;
 mod single;
 
 pub use config::{CrashPlan, Experiment, RouterProfile, Share, SloLimits, WorkloadSource};
+use irouter_core::OnFailure;
 use irouter_core::policy::{Policy, PolicySpec};
 use rayon::prelude::*;
 pub use saturation::saturation_rate;
@@ -29,6 +30,13 @@ pub trait PolicyFactory: Sync {
     /// # Errors
     /// The core's, for an unknown name or option.
     fn build(&self, spec: &PolicySpec, seed: u64) -> Result<Box<dyn Policy>>;
+
+    /// What happens when the policy of `spec` fails. A policy of this process is wrong then and stops the comparison,
+    /// so that it cannot look right; one that is not may go on with its failures counted.
+    fn on_failure(&self, spec: &PolicySpec) -> OnFailure {
+        let _ = spec;
+        OnFailure::Stop
+    }
 }
 
 /// The policies of the package.
@@ -41,7 +49,7 @@ impl PolicyFactory for BuiltIn {
     }
 }
 
-/// Runs every policy on every seed, on `threads` threads (0: one per core), and returns canonical JSON: the same bytes for
+/// Runs every policy on every seed (or on [`Experiment::only_seed`]), on `threads` threads (0: one per core), and returns canonical JSON: the same bytes for
 /// the same experiment whatever the number of threads. `progress(done, total)` is called after each run, and stops the
 /// rest by returning false.
 ///
@@ -65,7 +73,7 @@ pub fn run(
     pool.install(|| {
         let prepared = Prepared::new(experiment, trace)?;
         let windows: Vec<Window> = experiment
-            .seed_numbers()
+            .seeds_to_run()
             .into_par_iter()
             .map(|seed| prepared.window(seed, policies))
             .collect::<Result<_>>()?;
@@ -100,12 +108,13 @@ fn cell(
     policies: &dyn PolicyFactory,
 ) -> Result<RunResult> {
     let is_first = window.seed == prepared.experiment.first_seed;
-    let config = RunConfig {
+    let mut config = RunConfig {
         occupancy_samples: is_first.then_some(OCCUPANCY_SAMPLES),
         ..prepared.run_config(window, spec.name())?
     };
+    config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, occupancy } =
+    let RunOutput { records, gaps, occupancy, policy_failures, policy_failure } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
@@ -114,9 +123,11 @@ fn cell(
         unloaded: &window.unloaded,
         measured: window.measured.clone(),
         slo: prepared.slo,
+        policy_failures,
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;
     let curves = is_first.then(|| Curves::new(&records, window.measured.clone()));
-    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, curves, occupancy })
+    let policy_failure = policy_failure.map(|error| error.to_string());
+    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, curves, occupancy, policy_failure })
 }

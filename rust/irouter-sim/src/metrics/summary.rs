@@ -24,6 +24,8 @@ pub struct Run<'a> {
     pub measured: Range<usize>,
     /// What goodput counts.
     pub slo: Slo,
+    /// Decisions of the whole run that the policy failed to make.
+    pub policy_failures: u64,
 }
 
 /// Figures over the measured requests of one run. Times are in seconds; `None` where no request has the figure.
@@ -82,6 +84,8 @@ pub struct Summary {
     pub aborted: u64,
     /// Requests left out because they can never run.
     pub dropped: u64,
+    /// Decisions of the whole run that the policy failed to make, so that the least predicted work made them.
+    pub policy_failures: u64,
 }
 
 impl Summary {
@@ -114,7 +118,7 @@ impl Summary {
     }
 
     /// Every figure that is a single number, by its key, in the order of the report.
-    pub fn figures(&self) -> [(&'static str, Option<f64>); 24] {
+    pub fn figures(&self) -> [(&'static str, Option<f64>); 25] {
         let count = |number: u64| Some(number as f64);
         [
             ("e2e_mean_s", self.e2e_mean_s),
@@ -141,6 +145,7 @@ impl Summary {
             ("failed", count(self.failed)),
             ("aborted", count(self.aborted)),
             ("dropped", count(self.dropped)),
+            ("policy_failures", count(self.policy_failures)),
         ]
     }
 }
@@ -257,6 +262,7 @@ impl Tally {
             failed: self.failed,
             aborted: self.aborted,
             dropped: self.dropped,
+            policy_failures: run.policy_failures,
         }
     }
 }
@@ -311,7 +317,7 @@ mod tests {
     impl Example {
         fn run(&self, measured: Range<usize>) -> Run<'_> {
             let Self { workload, records, gaps, unloaded } = self;
-            Run { workload, records, gaps, unloaded, measured, slo: Slo::default() }
+            Run { workload, records, gaps, unloaded, measured, slo: Slo::default(), policy_failures: 0 }
         }
     }
 

@@ -41,6 +41,10 @@ pub struct RunOutput {
     pub gaps: GapHistogram,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
+    /// Decisions that the policy failed to make, where the router falls back.
+    pub policy_failures: u64,
+    /// How it failed last.
+    pub policy_failure: Option<irouter_core::Error>,
 }
 
 /// One run of one policy.
@@ -145,7 +149,14 @@ impl<'a> Simulator<'a> {
                 hold_until = self.decide()?;
             }
         }
-        Ok(RunOutput { records: self.recorder.records, gaps: self.recorder.gaps, occupancy: self.occupancy })
+        let (policy_failures, policy_failure) = self.router.failures();
+        Ok(RunOutput {
+            policy_failures,
+            policy_failure: policy_failure.cloned(),
+            records: self.recorder.records,
+            gaps: self.recorder.gaps,
+            occupancy: self.occupancy,
+        })
     }
 
     /// Whether the policy looks at anything that engines do.
