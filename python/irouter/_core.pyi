@@ -326,5 +326,8 @@ def kv_capacity_blocks(model: str, memory_gib: float, tensor_parallel: int, bloc
         IrouterError: For an unknown model, or naming the bad argument.
     """
 
-def policies() -> list[tuple[str, str]]:
-    """Every policy: name and description in one line."""
+def policies() -> str:
+    """Every policy as a JSON list of objects.
+
+    Each has `name`, `description`, `origin`, `conformance_tested`, `options`, `equalised` and `tunable`.
+    """

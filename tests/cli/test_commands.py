@@ -8,8 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from irouter import _core, profiles, scenarios
+from irouter import profiles, scenarios
 from irouter.cli import main
+from irouter.evaluation.registry import registry
 
 QUICK = ["compare", "conversation", "--requests", "60", "--seeds", "2"]
 FIGURES = set(
@@ -33,7 +34,7 @@ def test_compare_prints_every_policy_and_the_predictor(capsys: pytest.CaptureFix
     assert run(*QUICK) == 0
     printed = capsys.readouterr().out
     assert "predictor noisy:0.45" in printed
-    for name, _ in _core.policies():
+    for name in registry():
         assert printed.count(f"\n{name} ") == 3
 
 
@@ -88,7 +89,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "<img" not in page
     for plot in ("gains", "mean-and-tail", "distributions", "who-pays", "occupancy", "against-load"):
         assert f'id="{plot}"' in page
-    for name, _ in _core.policies():
+    for name in registry():
         assert f"</span>{name}</td>" in page
 
 
@@ -130,7 +131,7 @@ def test_the_long_commands_give_examples(command: str, capsys: pytest.CaptureFix
 def test_lists_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, names in (
         (["scenarios"], scenarios.names()),
-        (["policies"], [name for name, _ in _core.policies()]),
+        (["policies"], list(registry())),
         (["profiles", "list"], profiles.names()),
     ):
         assert run(*arguments) == 0

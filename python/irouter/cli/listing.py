@@ -7,10 +7,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from irouter import _core
 from irouter import profiles as shipped_profiles
 from irouter import scenarios as shipped_scenarios
 from irouter.cli.console import out
+from irouter.evaluation.registry import registry
 
 profiles = typer.Typer(help="Latency profiles.", no_args_is_help=True)
 
@@ -38,9 +38,10 @@ def scenarios(
 
 def policies() -> None:
     """List the policies."""
-    table = _table("policy", "rule")
-    for name, description in _core.policies():
-        table.add_row(name, escape(description))
+    table = _table("policy", "from", "rule")
+    for policy in registry().values():
+        origin = f"{policy.origin}, tested" if policy.conformance_tested else policy.origin
+        table.add_row(policy.name, origin, escape(policy.description))
     out.print(table)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from irouter import _core
 from irouter.evaluation.presentation import QUARTILES, ordered
+from irouter.evaluation.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Styles:
     def __init__(self, comparison: Comparison) -> None:
         self.reference = comparison.experiment.reference
         self.policies = ordered(comparison.policies)
-        known = [name for name, _ in _core.policies()]
+        known = list(registry())
         rank = {
             name: index for index, name in enumerate([*known, *(n for n in self.policies if n not in known)])
         }

@@ -4,6 +4,7 @@
 use irouter_core::OnFailure;
 use irouter_core::policy::{self, Policy, PolicySpec};
 use irouter_sim::experiment::{self, BuiltIn, Experiment, PolicyFactory};
+use irouter_sim::metrics::canonical_json;
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyDictMethods};
@@ -95,8 +96,8 @@ pub(crate) fn simulate<'py>(
     Ok(result)
 }
 
-/// Every policy: name and description in one line.
+/// Every policy as a JSON list.
 #[pyfunction]
-pub(crate) fn policies() -> Vec<(&'static str, &'static str)> {
-    policy::registry().iter().map(|entry| (entry.name, entry.description)).collect()
+pub(crate) fn policies() -> PyResult<String> {
+    canonical_json(&policy::registry()).map_err(to_python)
 }

@@ -4,13 +4,14 @@
 //! A rule of another router goes into `peers/`. The contract test (`tests/router/policy_contract.rs`) then runs over it by
 //! itself.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-use super::central::{CentralFcfs, CentralShortest};
+use super::central::{ByArrival, Central, ShortestFirst};
 use super::decode_balancer::DecodeBalancer;
 use super::dedicated_split::DedicatedSplit;
 use super::join_shortest_queue::JoinShortestQueue;
@@ -81,8 +82,7 @@ pub enum Scale {
 pub struct NoOptions {}
 
 /// Where a policy comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Common knowledge of load balancing.
     Common,
@@ -157,8 +157,8 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
-    entry::<CentralFcfs>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
-    entry::<CentralShortest>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ByArrival>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
+    entry::<Central<ShortestFirst>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
 ];
 
 /// Every policy, in the order in which they are listed to users.
@@ -205,6 +205,33 @@ impl RegistryEntry {
             return Err(Error::unknown("policy option", bad, known()));
         }
         (self.constructor)(self.name, Value::Object(options.clone()), seed)
+    }
+}
+
+impl Origin {
+    /// In one word, and whether a test compares its decisions with its own package's.
+    fn describe(self) -> (&'static str, bool) {
+        match self {
+            Self::Common => ("common", false),
+            Self::Paper => ("paper", false),
+            Self::Peer { conformance_tested } => ("peer", conformance_tested),
+            Self::Own => ("own", false),
+        }
+    }
+}
+
+impl Serialize for RegistryEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let (origin, conformance_tested) = self.origin.describe();
+        let mut entry = serializer.serialize_struct("RegistryEntry", 7)?;
+        entry.serialize_field("name", self.name)?;
+        entry.serialize_field("description", self.description)?;
+        entry.serialize_field("origin", origin)?;
+        entry.serialize_field("conformance_tested", &conformance_tested)?;
+        entry.serialize_field("options", &self.default_options())?;
+        entry.serialize_field("equalised", &self.equalised_options())?;
+        entry.serialize_field("tunable", self.tunable)?;
+        entry.end()
     }
 }
 
