@@ -120,6 +120,18 @@ SloTpot = Annotated[
         help="Limit on mean TPOT in seconds that goodput counts.", rich_help_panel=_OUTPUT, show_default=False
     ),
 ]
+Threads = Annotated[
+    int, typer.Option(min=0, help="Threads of this machine; 0 is one per core.", rich_help_panel=_OUTPUT)
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Run on this Ray cluster, such as auto or ray://head:10001; local starts one here. Same figures.",
+        rich_help_panel=_OUTPUT,
+        metavar="ADDRESS",
+        show_default=False,
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

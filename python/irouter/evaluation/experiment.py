@@ -62,10 +62,12 @@ class Experiment:
         settings = layered(self.settings, checked({"load": load}, "sweep"))
         return dataclasses.replace(self, settings=settings)
 
-    def to_json(self) -> str:
-        """The experiment as the simulator reads it."""
+    def to_json(self, *, only_seed: int | None = None) -> str:
+        """The experiment as the simulator reads it: all of it, or the part of it that is one of its seeds."""
         content = {name: value for name, value in self.settings.items() if name not in _NOT_PASSED_ON}
         content["name"] = self.name
+        if only_seed is not None:
+            content["only_seed"] = only_seed
         content["policies"] = [choice.to_data() for choice in self.policies]
         content["profile"] = profiles.load(content["profile"])
         content["profile"]["scheduler"] |= content.pop("scheduler", {})

@@ -9,19 +9,19 @@
 //! clock and does I/O. What a run gives depends on the answers alone. An answer that is late, wrong or missing is the
 //! policy's error, which a router with [`irouter_core::OnFailure::Fallback`] counts and makes good by least predicted work.
 
-#![cfg(unix)]
-
+#[cfg(unix)]
 mod connection;
+#[cfg(unix)]
 mod messages;
+#[cfg(unix)]
 mod policy;
+#[cfg(unix)]
 mod process;
+#[cfg(unix)]
 mod target;
 
 use irouter_core::Result;
 use irouter_core::policy::{Policy, PolicySpec};
-
-use policy::ExternalPolicy;
-use target::{Limits, Target};
 
 /// How the names of external policies begin.
 pub const PREFIX: &str = "external:";
@@ -36,8 +36,19 @@ pub fn is_external(spec: &PolicySpec) -> bool {
 /// # Errors
 /// [`irouter_core::Error::Field`] for a socket or a program that is not there and for a limit out of range,
 /// [`irouter_core::Error::Unknown`] for another option.
+#[cfg(unix)]
 pub fn build(spec: &PolicySpec, seed: u64) -> Result<Box<dyn Policy>> {
-    let target = Target::parse(spec.name())?;
-    let limits = Limits::new(spec.options())?;
-    Ok(Box::new(ExternalPolicy::new(spec.name(), target, limits, seed)))
+    let target = target::Target::parse(spec.name())?;
+    let limits = target::Limits::new(spec.options())?;
+    Ok(Box::new(policy::ExternalPolicy::new(spec.name(), target, limits, seed)))
+}
+
+/// The external policy that `spec` names.
+///
+/// # Errors
+/// [`irouter_core::Error::Field`]: this system has no Unix sockets.
+#[cfg(not(unix))]
+pub fn build(spec: &PolicySpec, _seed: u64) -> Result<Box<dyn Policy>> {
+    let expected = "a policy of the package: this system has no Unix sockets";
+    Err(irouter_core::Error::field("policy", spec.name(), expected))
 }
