@@ -114,7 +114,7 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
         address: Address as Ray has it, such as `auto` or `ray://head:10001`; `local` starts a cluster on this machine.
 
     Raises:
-        IrouterError: Without the extra `[ray]`, or for a cluster that is not there.
+        IrouterError: Without the extra `[ray]`.
     """
     if address is None:
         yield None
