@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from irouter.evaluation import report_plots
 from irouter.evaluation.page import document, notes, plot, ratio_cell, row, section, table
-from irouter.evaluation.presentation import LATENCY, QUARTILES, WAITING, facts, ratio, remarks, warnings
+from irouter.evaluation.presentation import (
+    LATENCY,
+    QUARTILES,
+    WAITING,
+    facts,
+    ratio,
+    remarks,
+    self_reports,
+    warnings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +87,7 @@ def _sections(comparison: Comparison, styles: Styles) -> list[str]:
         text = "Their figures are those of the rule that stood in for them as much as their own."
         sections.insert(0, section("Policies that failed", text, notes(failed)))
     sections.append(section("Tokens, waiting and counts", "", _table(styles, WAITING)))
-    remarked = (*remarks(comparison), *comparison.experiment.notes)
+    remarked = (*remarks(comparison), *self_reports(styles.policies), *comparison.experiment.notes)
     sections.append(section("Notes", "", notes(remarked)))
     return sections
 

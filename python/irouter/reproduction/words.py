@@ -21,7 +21,7 @@ HEADINGS: Final = ("policy", *(f"{title}, %" for _, title in READINGS), "preempt
 INTRODUCTION: Final = (
     "A gain is 100 (1 - ratio to round robin) percent with its 95 % interval over paired seeds; above zero is better. "
     'What the paper calls "end-to-end latency" is the makespan of the batch or the mean per request: a reading, so '
-    "both stand here, with the tail beside them. No policy but the oracles `decode_balancer` and `least_work_oracle` "
+    "both stand here, with the tail beside them. No policy but the oracle `decode_balancer` "
     "sees a true length."
 )
 
@@ -60,7 +60,7 @@ def situation(setup: Setup, comparison: Comparison, point: Point) -> str:
         f"{workload['load']:.2f} times saturation, {settings['seeds']} seeds, predictor {settings['predictor']}. "
         "Round robin: makespan {:.1f} s, mean E2E {:.1f} s, P99 {:.1f} s".format(*seconds)
     )
-    printed = f"; the paper: {setup.seconds} s" if setup.seconds and point is comparison.main else ""
+    printed = f"; the paper: {setup.seconds}" if setup.seconds and point is comparison.main else ""
     return f"{text}{printed}."
 
 

@@ -14,7 +14,7 @@ pub use saturation::saturation_rate;
 pub use single::{RequestColumns, simulate};
 
 use crate::error::{Result, SimError};
-use crate::metrics::{Run, Summary, canonical_json};
+use crate::metrics::{Run, Summary, canonical_json, finite};
 use crate::simulator::{RunConfig, RunOutput, Simulator};
 
 use prepare::{Prepared, Window};
@@ -114,7 +114,7 @@ fn cell(
     };
     config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, occupancy, policy_failures, policy_failure } =
+    let RunOutput { records, gaps, occupancy, policy_failures, policy_failure, figures } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
@@ -127,7 +127,18 @@ fn cell(
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;
+    let figures = figures
+        .into_iter()
+        .map(|(name, value)| Ok((name, finite(&format!("policies.{}.{name}", spec.label()), value)?)))
+        .collect::<Result<_>>()?;
     let curves = is_first.then(|| Curves::new(&records, window.measured.clone()));
-    let policy_failure = policy_failure.map(|error| error.to_string());
-    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, curves, occupancy, policy_failure })
+    Ok(RunResult {
+        policy: spec.label(),
+        seed: window.seed,
+        summary,
+        figures,
+        curves,
+        occupancy,
+        policy_failure: policy_failure.map(|error| error.to_string()),
+    })
 }

@@ -41,6 +41,8 @@ pub struct RunOutput {
     pub gaps: GapHistogram,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
+    /// What the policy says of itself at the end.
+    pub figures: Vec<(&'static str, f64)>,
     /// Decisions that the policy failed to make, where the router falls back.
     pub policy_failures: u64,
     /// How it failed last.
@@ -151,6 +153,7 @@ impl<'a> Simulator<'a> {
         }
         let (policy_failures, policy_failure) = self.router.failures();
         Ok(RunOutput {
+            figures: self.router.policy_figures(),
             policy_failures,
             policy_failure: policy_failure.cloned(),
             records: self.recorder.records,
