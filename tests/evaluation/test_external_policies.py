@@ -1,6 +1,7 @@
 """Policies in processes of their own: what they decide counts, what they do wrong counts against them alone."""
 
 import json
+import re
 import socketserver
 import sys
 import threading
@@ -50,6 +51,15 @@ def test_a_process_has_the_figures_of_the_rule_that_it_follows() -> None:
     assert figures[EXAMPLE] == figures["join_shortest_queue"]
     assert figures[EXAMPLE]["policy_failures"] == 0
     assert figures[EXAMPLE]["e2e_mean_s"] != figures["round_robin"]["e2e_mean_s"]
+
+
+def test_the_program_of_the_documentation_follows_that_rule(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "external-policies.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "my_policy.py").write_text(program)
+    policy = f"external:{sys.executable} {tmp_path / 'my_policy.py'}"
+    figures = quick(policy, "join_shortest_queue").policies
+    assert figures[policy] == figures["join_shortest_queue"]
 
 
 @pytest.mark.parametrize("how", BROKEN)

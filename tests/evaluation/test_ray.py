@@ -55,6 +55,15 @@ def test_a_cluster_gives_the_same_bytes_and_runs_the_share_of_a_lost_worker_agai
     assert done.stdout.endswith("the same\n"), done.stderr
 
 
+def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(IrouterError, match=r'the package `ray`: run pip install "irouter-llm\[ray\]"$'),
+        cluster("local"),
+    ):
+        pass
+
+
 def test_an_address_where_nobody_listens_is_named_at_once() -> None:
     with cluster("127.0.0.1:1") as executor:
         assert executor is not None

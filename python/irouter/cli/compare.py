@@ -40,7 +40,9 @@ def compare(
     policies: Annotated[
         str | None,
         typer.Option(
-            help="Policies, with commas; all without it.", rich_help_panel="Routing", show_default=False
+            help="Policies, with commas, [bold]external:PROGRAM[/bold] for one of your own; all without it.",
+            rich_help_panel="Routing",
+            show_default=False,
         ),
     ] = None,
     reference: Annotated[
