@@ -112,7 +112,8 @@ class RayExecutor:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except (ray.exceptions.RayError, ConnectionError) as error:
-            raise IrouterError(f"a job was lost with its worker {_RETRIES + 1} times: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise IrouterError(f"a job did not come back from the Ray cluster: {reason}") from error
         finally:
             for reference in pending:
                 ray.cancel(reference)
