@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from irouter import _core
@@ -24,12 +25,12 @@ _PARTS_PER_SLOT: Final = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """Some policies of an experiment on one of its seeds.
+    """Some policies of an experiment on some of its seeds.
 
     Attributes:
         experiment_json: The experiment as the simulator reads it.
         functions: Policies of the caller's own, by name.
-        runs: Runs of the simulator: one per policy.
+        runs: Runs of the simulator: one per policy and seed.
         trace: Name of the trace that it replays.
         version: Version of the package that cut it.
     """
@@ -85,9 +86,8 @@ def run_experiments(
         raise IrouterError(
             f"{threads} threads of this machine beside another executor, expected one of the two"
         )
-    seeds = sum(int(experiment.settings["seeds"]) for experiment in experiments)
-    groups = -(-_PARTS_PER_SLOT * executor.slots // max(seeds, 1))
-    cut = [list(_parts(experiment, groups)) for experiment in experiments]
+    wanted = math.ceil(_PARTS_PER_SLOT * executor.slots / max(1, len(experiments)))
+    cut = [list(_parts(experiment, wanted)) for experiment in experiments]
     done = iter(executor.execute([part for parts in cut for part in parts], traces, progress=progress))
     return [
         joined(experiment, [next(done) for _ in parts])
@@ -123,27 +123,29 @@ def _run_here(
     return found
 
 
-def _parts(experiment: Experiment, groups: int) -> Iterator[Part]:
-    """The parts of an experiment by seed; the policies of each seed in so many groups, as far as there are policies.
+def _parts(experiment: Experiment, wanted: int) -> Iterator[Part]:
+    """About as many parts as wanted: some seeds each, or some policies on one seed.
 
-    Every part of a seed prepares its arrivals anew, so there are no more groups than needed.
+    Every part prepares its arrivals and its predictor anew, so there are no more than needed.
     """
-    first, policies = int(experiment.settings.get("first_seed", 0)), experiment.policies
+    first, count = int(experiment.settings.get("first_seed", 0)), int(experiment.settings["seeds"])
     trace = None if experiment.trace is None else str(id(experiment.trace))
-    size = max(1, -(-len(policies) // groups))
-    for seed in range(first, first + int(experiment.settings["seeds"])):
-        for start in range(0, len(policies), size):
-            group = policies[start : start + size]
-            some = dataclasses.replace(experiment, policies=group)
-            yield Part(some.to_json(only_seed=seed), some.functions, len(group), trace)
+    seeds = math.ceil(count / wanted)
+    size = math.ceil(len(experiment.policies) / math.ceil(wanted / count))
+    for start in range(first, first + count, seeds):
+        some_seeds = range(start, min(start + seeds, first + count))
+        for begin in range(0, len(experiment.policies), size):
+            some = dataclasses.replace(experiment, policies=experiment.policies[begin : begin + size])
+            runs = len(some.policies) * len(some_seeds)
+            yield Part(some.to_json(only_seeds=some_seeds), some.functions, runs, trace)
 
 
 def joined(experiment: Experiment, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The results of an experiment from those of its parts, which are in the order of seeds and policies."""
     by_seed: dict[int, Mapping[str, Any]] = {}
     for part in parts:
-        by_seed.setdefault(part["runs"][0]["seed"], part)
-    windows = [part["workload"] for part in by_seed.values()]
+        by_seed.setdefault(part["runs"][0]["seed"], part["workload"])
+    windows = list(by_seed.values())
     # What is not of a window is of the whole experiment in every part, or of its first window.
     workload = dict(windows[0])
     for key in ("requests", "warm_up"):

@@ -49,9 +49,9 @@ pub struct Experiment {
     /// The first seed.
     #[serde(default)]
     pub first_seed: u64,
-    /// Run this one of the seeds alone, as the part of the whole experiment that it is.
+    /// Run these of the seeds alone (`start` to before `end`), as the part of the whole experiment that they are.
     #[serde(default)]
-    pub only_seed: Option<u64>,
+    pub only_seeds: Option<std::ops::Range<u64>>,
     /// Where predicted output lengths come from.
     pub predictor: String,
     /// Noise of step times per 250 ms, as a standard deviation of the logarithm.
@@ -209,14 +209,11 @@ impl Experiment {
                 return Err(SimError::field(field, 0, "at least 1"));
             }
         }
-        if let Some(seed) = experiment.only_seed
-            && !experiment.seed_numbers().contains(&seed)
-        {
-            return Err(SimError::field(
-                "only_seed",
-                seed,
-                format!("one of {:?}", experiment.seed_numbers()),
-            ));
+        if let Some(part) = &experiment.only_seeds {
+            let all = experiment.seed_numbers();
+            if part.is_empty() || part.start < all.start || part.end > all.end {
+                return Err(SimError::field("only_seeds", format!("{part:?}"), format!("a part of {all:?}")));
+            }
         }
         if experiment.policies.is_empty() {
             return Err(SimError::field("policies", "empty", "at least one policy"));
@@ -231,7 +228,7 @@ impl Experiment {
 
     /// Those of the seeds that are to be run.
     pub(super) fn seeds_to_run(&self) -> std::ops::Range<u64> {
-        self.only_seed.map_or_else(|| self.seed_numbers(), |seed| seed..seed + 1)
+        self.only_seeds.clone().unwrap_or_else(|| self.seed_numbers())
     }
 
     /// Whether arrivals come at another rate than the trace's.

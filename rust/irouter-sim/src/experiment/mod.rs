@@ -49,7 +49,7 @@ impl PolicyFactory for BuiltIn {
     }
 }
 
-/// Runs every policy on every seed (or on [`Experiment::only_seed`]), on `threads` threads (0: one per core), and returns
+/// Runs every policy on every seed (or on [`Experiment::only_seeds`]), on `threads` threads (0: one per core), and returns
 /// canonical JSON: the same bytes for the same experiment whatever the number of threads. `progress(done, total)` is
 /// called after each run, and stops the rest by returning false.
 ///
