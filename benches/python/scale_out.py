@@ -20,13 +20,22 @@ from irouter.evaluation.ray_executor import RayExecutor
 if TYPE_CHECKING:
     from irouter.evaluation.executors import Executor
 
-ROUNDS = 5
+ROUNDS = 3
 SWEEP: dict[str, Any] = {
-    "policies": ["round_robin", "least_requests", "least_work", "central_shortest"],
+    "policies": [
+        "round_robin",
+        "least_requests",
+        "power_of_two",
+        "least_work",
+        "join_shortest_queue",
+        "smg_least_load",
+        "central_fcfs",
+        "central_shortest",
+    ],
     "conditions": "headline",
-    "requests": 1500,
-    "seeds": 8,
-    "sweep": [0.7, 1.1],
+    "requests": 2000,
+    "seeds": 20,
+    "sweep": [1.1],
 }
 
 
