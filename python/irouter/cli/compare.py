@@ -9,6 +9,7 @@ from irouter import evaluation
 from irouter._core import IrouterError
 from irouter.cli import options, tables
 from irouter.cli.console import err, out, progress
+from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -61,6 +62,7 @@ def compare(
         ),
     ] = None,
     threads: options.Threads = 0,
+    ray: options.Ray = None,
 ) -> None:
     """Compare policies on the same arrivals."""
     settings = options.settings(
@@ -86,8 +88,10 @@ def compare(
         if file is not None and not file.parent.is_dir():
             raise IrouterError(f"no folder {file.parent} for {file.name}")
     read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
-    with progress("simulating") as report:
-        comparison = evaluation.compare(scenario, trace=read, threads=threads, progress=report, **settings)
+    with cluster(ray) as executor, progress("simulating") as report:
+        comparison = evaluation.compare(
+            scenario, trace=read, threads=threads, executor=executor, progress=report, **settings
+        )
     to_standard_output = json_file == Path("-")
     if json_file is not None and not to_standard_output:
         comparison.write_json(json_file)
