@@ -121,13 +121,17 @@ conformance: $(VENV)/.dev build-release peers ## Compare our rules with the pack
 	PYTHONPATH=tests $(BIN)/python tools/write_conformance_page.py
 
 .PHONY: bench
-bench: $(VENV)/.dev build-release ## Benchmarks: criterion, then pytest-benchmark
+bench: $(VENV)/.dev build-release ## Benchmarks: speed and memory in Rust, then speed through Python
 	cargo bench --locked -p irouter-bench
 	$(BIN)/pytest benches/python --benchmark-enable --benchmark-only
 
 .PHONY: bench-dynamo
 bench-dynamo: $(VENV)/.dev build-release .venv-dynamo/.installed ## Simulation speed beside NVIDIA Dynamo's offline replay
 	$(BIN)/python benches/python/against_dynamo.py --dynamo-python .venv-dynamo/bin/python
+
+.PHONY: bench-scale
+bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and on a local Ray cluster
+	$(BIN)/python benches/python/scale_out.py
 
 .PHONY: soak
 soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests

@@ -9,6 +9,7 @@ from irouter import evaluation
 from irouter._core import IrouterError
 from irouter.cli import options, tables
 from irouter.cli.console import err, out, progress
+from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -17,6 +18,8 @@ irouter compare conversation
 irouter compare --trace AzureLLMInferenceTrace_conv.csv --instances 4 --load 0.9 --seeds 20
 
 irouter compare paper-main --policies "min_min,central_shortest(ageing=0.05)" --html report.html
+
+irouter compare conversation --set "clients={count=200, think_time_s=5.0}" --set "router_profile_error={step_time=1.4}"
 
 irouter compare azure-conv --trace conv.parquet --sweep 0.3:1.2:0.1 --json figures.json --html report.html
 """
@@ -36,18 +39,8 @@ def compare(
     instances: options.Instances = None,
     conditions: options.Conditions = None,
     step_noise: options.StepNoise = None,
-    policies: Annotated[
-        str | None,
-        typer.Option(
-            help="Policies, with commas; all without it.", rich_help_panel="Routing", show_default=False
-        ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="The policy that ratios are against.", rich_help_panel="Routing", show_default=False
-        ),
-    ] = None,
+    policies: options.Policies = None,
+    reference: options.Reference = None,
     predictor: options.Predictor = None,
     router_profile: options.RouterProfile = None,
     sweep: Annotated[
@@ -61,24 +54,15 @@ def compare(
     ] = None,
     slo_ttft: options.SloTtft = None,
     slo_tpot: options.SloTpot = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            help="Write every figure here; - for standard output.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
-    ] = None,
+    json_file: options.JsonFile = None,
     html_file: Annotated[
         Path | None,
         typer.Option(
             "--html", help="Write a page with plots here.", rich_help_panel="Output", show_default=False
         ),
     ] = None,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel="Output")
-    ] = 0,
+    threads: options.Threads = 0,
+    ray: options.Ray = None,
 ) -> None:
     """Compare policies on the same arrivals."""
     settings = options.settings(
@@ -104,8 +88,10 @@ def compare(
         if file is not None and not file.parent.is_dir():
             raise IrouterError(f"no folder {file.parent} for {file.name}")
     read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
-    with progress("simulating") as report:
-        comparison = evaluation.compare(scenario, trace=read, threads=threads, progress=report, **settings)
+    with cluster(ray) as executor, progress("simulating") as report:
+        comparison = evaluation.compare(
+            scenario, trace=read, threads=threads, executor=executor, progress=report, **settings
+        )
     to_standard_output = json_file == Path("-")
     if json_file is not None and not to_standard_output:
         comparison.write_json(json_file)

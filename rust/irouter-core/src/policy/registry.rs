@@ -23,6 +23,7 @@ use super::min_min::MinMin;
 use super::peers::aibrix_drain_rate::AibrixDrainRate;
 use super::peers::aibrix_least_latency::AibrixLeastLatency;
 use super::peers::aibrix_prefix::AibrixPrefix;
+use super::peers::block_simulate::BlockSimulate;
 use super::peers::cache_aware::CacheAware;
 use super::peers::cache_aware_smg::CacheAwareSmg;
 use super::peers::consistent_hash::ConsistentHash;
@@ -191,6 +192,11 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<CacheAwareSmg>("cache_aware_smg", TESTED_PEER, "SMG cache_aware: the longest prefix match unless overloaded there, the least_load score on a miss"),
     entry::<PrefixHash>("prefix_hash", TESTED_PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),
     entry::<ConsistentHash>("consistent_hash", TESTED_PEER, "vllm-router consistent_hash: session or prompt on a hash ring, blind to load"),
+    entry::<BlockSimulate>("block_simulate", PEER, "Block: simulates every instance with predicted lengths, and takes the least predicted E2E"),
+    entry::<CacheAware>("cache_aware", PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, the smallest tree on a miss, fewest requests when imbalanced"),
+    entry::<CacheAwareSmg>("cache_aware_smg", PEER, "SMG cache_aware: the longest prefix match unless overloaded there, fewest requests on a miss"),
+    entry::<PrefixHash>("prefix_hash", PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),
+    entry::<ConsistentHash>("consistent_hash", PEER, "vllm-router consistent_hash: session or prompt on a hash ring, blind to load"),
     entry::<AibrixPrefix>("aibrix_prefix", PEER, "AIBrix prefix-cache: the longest prefix match that is not far above the mean load, the idlest when imbalanced"),
     entry::<RayPrefixAffinity>("ray_prefix_affinity", TESTED_PEER, "Ray Serve prefix affinity: the longest prefix match, the smallest tree on a miss, load never as shipped"),
     entry::<LitellmLatency>("litellm_latency", TESTED_PEER, "LiteLLM latency-based routing: lowest mean latency of the last ten completed requests"),

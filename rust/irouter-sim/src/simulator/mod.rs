@@ -1,33 +1,36 @@
 //! The simulator: true engines, a virtual clock, and the same router that serves live.
 //!
-//! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait,
-//! a timer of the router, an abort, a crash. Engines are advanced no further than what has become known by then (now less
-//! the event delay), and their events are handed to the router before it decides. What a policy does not need is not
-//! even looked up: a policy that counts nothing lets every engine run undisturbed.
+//! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait
+//! (or while clients do), a timer of the router, an abort, a crash. Engines are advanced no further than what has become
+//! known by then (now less the event delay), and only those that have news; their news is handed to the router before it
+//! decides. What a policy does not need is not even looked up: a policy that counts nothing lets every engine run
+//! undisturbed.
 
+mod arrivals;
 mod config;
 mod disturbances;
 mod occupancy;
 mod recorder;
+mod telling;
 
-pub use config::{Aborts, Crash, Delays, NoiseLevels, RunConfig};
+pub use config::{Aborts, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, Job, JobSlot, Noise};
 use irouter_core::policy::{Needs, Policy};
-use irouter_core::{
-    EngineReport, Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router, TenantId,
-};
+use irouter_core::{Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router, TenantId};
 
 use crate::error::{Result, SimError};
-use crate::metrics::{GapHistogram, Outcome, RequestRecords};
-use crate::prediction::PredictionSource;
+use crate::metrics::{GapHistogram, RequestRecords};
+use crate::prediction::{PredictionSource, Predictions};
 use crate::workload::Workload;
 
-use disturbances::{Disturbance, Disturbances};
-use recorder::{Note, Recorder};
+use arrivals::Arrivals;
+use disturbances::Disturbances;
+use recorder::Recorder;
 
 /// Arrivals between two looks at engines that no decision looks at, so that what has finished is let go.
 const SWEEP_ARRIVALS: usize = 256;
@@ -39,10 +42,16 @@ pub struct RunOutput {
     pub records: RequestRecords,
     /// Gaps between tokens of all requests that arrived in the run.
     pub gaps: GapHistogram,
+    /// What the router was told of output lengths.
+    pub told: Predictions,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
     /// What the policy says of itself at the end.
     pub figures: Vec<(&'static str, f64)>,
+    /// Decisions that the policy failed to make, where the router falls back.
+    pub policy_failures: u64,
+    /// How it failed last.
+    pub policy_failure: Option<irouter_core::Error>,
 }
 
 /// One run of one policy.
@@ -53,11 +62,14 @@ pub struct Simulator<'a> {
     router: Router,
     needs: Needs,
     engines: Vec<FastForward>,
-    /// When each engine's next event happens; `MAX` when none is to come.
-    due: Vec<Picos>,
-    /// The last report interval for which each engine was read.
-    polled: Vec<i64>,
-    keys: Vec<RequestKey>,
+    /// Before when no request of each engine gets its first token or finishes; `MAX` when none is to.
+    next_event: Vec<Picos>,
+    /// The same of anything that the router is to be told, progress included.
+    next_news: Vec<Picos>,
+    /// The last interval for which the engines' own reports were read.
+    polled: i64,
+    arrivals: Arrivals<'a>,
+    keys: Vec<Option<RequestKey>>,
     slots: Vec<Option<JobSlot>>,
     recorder: Recorder,
     disturbances: Disturbances,
@@ -87,18 +99,18 @@ impl<'a> Simulator<'a> {
             let event =
                 Event::Joined { instance: InstanceId(number), config: Arc::clone(&config.router_engine) };
             router.observe(event, Picos::ZERO)?;
-            engines.push(engine(config, number)?);
+            engines.push(engine(config, needs, number)?);
         }
         let rows = workload.len();
         Ok(Self {
             disturbances: Disturbances::new(config, workload),
-            occupancy: config
-                .occupancy_samples
-                .map(|samples| Occupancy::new(samples, workload, config.instances)),
+            occupancy: config.readings.map(|readings| Occupancy::new(readings, config.instances)),
             recorder: Recorder::new(workload, config.measured.clone()),
-            due: vec![Picos::MAX; engines.len()],
-            polled: vec![-1; engines.len()],
-            keys: Vec::with_capacity(rows),
+            next_event: vec![Picos::MAX; engines.len()],
+            next_news: vec![Picos::MAX; engines.len()],
+            polled: -1,
+            arrivals: Arrivals::new(workload, config.sequels.as_deref()),
+            keys: vec![None; rows],
             slots: vec![None; rows],
             now: Picos::ZERO,
             config,
@@ -115,10 +127,10 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// The first error of the policy, the router or an engine.
     pub fn run(mut self) -> Result<RunOutput> {
-        let mut next_row = 0;
+        let mut arrived_rows = 0;
         let mut hold_until = None;
         while self.recorder.open_measured > 0 {
-            let arrival = self.workload.arrival().get(next_row).copied();
+            let arrival = self.arrivals.next();
             let event = self.next_event_known(hold_until);
             let sample = self.occupancy.as_ref().and_then(Occupancy::next_sample);
             let sample = sample.map(|sample| sample + self.config.delays.event);
@@ -131,26 +143,32 @@ impl<'a> Simulator<'a> {
                 return Err(SimError::Stuck { waiting: self.router.waiting(), at: self.now.as_seconds() });
             };
             self.now = self.now.max(now);
-            if self.observes() || self.router.waiting() > 0 || next_row % SWEEP_ARRIVALS == 0 {
+            let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
+            let sweep = arrived_rows % SWEEP_ARRIVALS == 0;
+            if self.observes() || self.tracks_events() || disturbed || sweep {
                 self.synchronise()?;
             }
             if sample.is_some_and(|sample| sample <= self.now) {
                 self.sample()?;
             }
-            let disturbed = self.disturb()?;
-            let arrived = arrival.is_some_and(|arrival| arrival <= self.now);
-            if arrived {
-                self.arrive(next_row)?;
-                next_row += 1;
+            self.disturb()?;
+            let arrival = self.arrivals.pop(self.now);
+            if let Some((row, at)) = arrival {
+                self.arrive(row, at)?;
+                arrived_rows += 1;
             }
-            if arrived || disturbed || event.is_some_and(|event| event <= self.now) {
+            if arrival.is_some() || disturbed || event.is_some_and(|event| event <= self.now) {
                 hold_until = self.decide()?;
             }
         }
+        let (policy_failures, policy_failure) = self.router.failures();
         Ok(RunOutput {
             figures: self.router.policy_figures(),
+            policy_failures,
+            policy_failure: policy_failure.cloned(),
             records: self.recorder.records,
             gaps: self.recorder.gaps,
+            told: self.predictions.into_told(),
             occupancy: self.occupancy,
         })
     }
@@ -161,39 +179,17 @@ impl<'a> Simulator<'a> {
         counts || progress || twin || prefix || reports.is_some()
     }
 
-    /// While requests wait: when the router hears of the next event, or its timer runs out.
-    fn next_event_known(&self, hold_until: Option<Picos>) -> Option<Picos> {
-        (self.router.waiting() > 0).then(|| {
-            let event = self.due.iter().copied().min().unwrap_or(Picos::MAX);
-            event.saturating_add(self.config.delays.event).min(hold_until.unwrap_or(Picos::MAX))
-        })
+    /// Whether an event may change what happens next by itself: requests wait at the router, or clients for their answers.
+    fn tracks_events(&self) -> bool {
+        self.router.waiting() > 0 || self.arrivals.follow_ends()
     }
 
-    /// Lets the router know what happened up to now, less the event delay.
-    fn synchronise(&mut self) -> Result<()> {
-        let known = self.now - self.config.delays.event;
-        for index in 0..self.engines.len() {
-            if let Some(interval) = self.needs.reports {
-                self.poll(index, known, interval)?;
-            }
-            if self.due[index] <= known || self.needs.progress {
-                self.advance(index, known)?;
-            }
-        }
-        self.tell()?;
-        if self.needs.progress {
-            for (index, engine) in self.engines.iter().enumerate() {
-                let slots = &self.slots;
-                let produced = |row: u64| {
-                    usize::try_from(row)
-                        .ok()
-                        .and_then(|row| slots[row])
-                        .map_or(0, |slot| engine.produced(slot))
-                };
-                self.router.pull_progress(instance(index), produced)?;
-            }
-        }
-        Ok(())
+    /// While events are tracked: when the router hears of the next one, or its timer runs out.
+    fn next_event_known(&self, hold_until: Option<Picos>) -> Option<Picos> {
+        self.tracks_events().then(|| {
+            let event = self.next_event.iter().copied().min().unwrap_or(Picos::MAX);
+            event.saturating_add(self.config.delays.event).min(hold_until.unwrap_or(Picos::MAX))
+        })
     }
 
     /// Reads the engines as they are one event delay ago.
@@ -208,76 +204,10 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
-    /// Reads an engine's metrics as of the last multiple of `interval` that has become known.
-    fn poll(&mut self, index: usize, known: Picos, interval: Picos) -> Result<()> {
-        let tick = known.0.div_euclid(interval.0.max(1));
-        if tick <= self.polled[index] {
-            return Ok(());
-        }
-        self.polled[index] = tick;
-        let at = Picos(tick * interval.0.max(1));
-        self.advance(index, at)?;
-        let load = self.engines[index].load();
-        let blocks = f64::from(self.engines[index].config().kv.blocks);
-        let report = EngineReport {
-            at,
-            waiting: load.waiting,
-            running: load.running,
-            kv_usage: (f64::from(load.used_blocks) / blocks).min(1.0),
-            queued_prefill_tokens: load.queued_prefill_tokens,
-        };
-        if self.disturbances.is_up(index) {
-            self.router.observe(Event::EngineReport { instance: instance(index), report }, self.now)?;
-        }
-        Ok(())
-    }
-
-    fn advance(&mut self, index: usize, until: Picos) -> Result<()> {
-        if until > self.engines[index].clock() {
-            self.recorder.instance = u32::try_from(index).unwrap_or(u32::MAX);
-            self.engines[index].advance(until, &mut self.recorder)?;
-        }
-        self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
-        Ok(())
-    }
-
-    /// Hands the engines' events to the router, in order of time.
-    fn tell(&mut self) -> Result<()> {
-        let mut notes = std::mem::take(&mut self.recorder.notes);
-        notes.sort_by_key(|note| note.at);
-        for Note { row, finished, .. } in notes.drain(..) {
-            let request = self.keys[row];
-            if !finished {
-                self.router.observe(
-                    Event::FirstToken { request, cached_tokens: self.recorder.cached(row) },
-                    self.now,
-                )?;
-                continue;
-            }
-            self.slots[row] = None;
-            let tokens = self.workload.output_tokens()[row];
-            if let PredictionSource::History(history) = &mut self.predictions {
-                history.observe(
-                    self.workload.application(row),
-                    self.workload.prompt_tokens()[row],
-                    tokens,
-                )?;
-            }
-            if !self.disturbances.leaks(row) {
-                self.router.observe(Event::Finished { request, tokens: Some(tokens) }, self.now)?;
-            }
-        }
-        self.recorder.notes = notes;
-        Ok(())
-    }
-
-    fn arrive(&mut self, row: usize) -> Result<()> {
-        let predicted = match &mut self.predictions {
-            PredictionSource::Table(table) => Arc::clone(table.get(row)),
-            PredictionSource::History(history) => {
-                history.predict(self.workload.application(row), self.workload.prompt_tokens()[row])
-            }
-        };
+    fn arrive(&mut self, row: usize, at: Picos) -> Result<()> {
+        self.recorder.arrived(row, at);
+        self.disturbances.arrived(row, at);
+        let predicted = self.predictions.predict(self.workload, row);
         let engine = &self.config.engine;
         let columns = self.workload.columns();
         let prompt_tokens = columns.prompt_tokens[row];
@@ -292,7 +222,7 @@ impl<'a> Simulator<'a> {
         })?;
         let request = Request {
             id: row as u64,
-            arrival: columns.arrival[row],
+            arrival: at,
             prompt_tokens,
             max_tokens,
             predicted,
@@ -307,8 +237,7 @@ impl<'a> Simulator<'a> {
             session: columns.session.as_ref().map(|column| column[row]),
             true_output_tokens: self.needs.truth.then(|| columns.output_tokens[row]),
         };
-        let key = self.router.submit(request, self.now)?;
-        self.keys.push(key);
+        self.keys[row] = Some(self.router.submit(request, self.now)?);
         Ok(())
     }
 
@@ -338,59 +267,8 @@ impl<'a> Simulator<'a> {
                 prompt_blocks: self.router.state().request(decision.key)?.prompt_blocks.clone(),
             };
             self.slots[row] = Some(self.engines[index].submit(at, job)?);
-            self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
+            self.look_ahead(index);
         }
-    }
-
-    /// Carries out the aborts, crashes and returns that are due; says whether there were any.
-    fn disturb(&mut self) -> Result<bool> {
-        let mut any = false;
-        while let Some(disturbance) = self.disturbances.pop(self.now) {
-            any = true;
-            match disturbance {
-                Disturbance::Abort(row) => self.abort(row)?,
-                Disturbance::Crash(index) => {
-                    self.advance(index, self.now)?;
-                    self.engines[index] = engine(self.config, u32::try_from(index).unwrap_or(u32::MAX))?;
-                    self.due[index] = Picos::MAX;
-                    // Tokens up to the crash were streamed; they are told before it.
-                    self.tell()?;
-                }
-                Disturbance::CrashKnown(index) => {
-                    for lost in self.router.observe(Event::Left { instance: instance(index) }, self.now)? {
-                        let row = usize::try_from(lost).unwrap_or(usize::MAX);
-                        self.slots[row] = None;
-                        self.recorder.ended(row, self.now, Outcome::Failed);
-                    }
-                }
-                Disturbance::Return(index) => {
-                    self.engines[index].advance(self.now, &mut self.recorder)?;
-                    let config = Arc::clone(&self.config.router_engine);
-                    self.router.observe(Event::Joined { instance: instance(index), config }, self.now)?;
-                }
-            }
-        }
-        Ok(any)
-    }
-
-    /// The client of a request goes away, unless the request has ended.
-    fn abort(&mut self, row: usize) -> Result<()> {
-        if row >= self.keys.len() || self.recorder.records.outcome[row] != Outcome::Open {
-            return Ok(());
-        }
-        let request = self.keys[row];
-        let in_flight = self.slots[row].is_some();
-        if let Some(slot) = self.slots[row].take() {
-            let index = self.recorder.records.instance[row] as usize;
-            self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
-            self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
-        }
-        self.recorder.ended(row, self.now, Outcome::Aborted);
-        // What waits at the router cannot leak: the router itself hears the client go.
-        if !(in_flight && self.disturbances.leaks(row)) {
-            self.router.observe(Event::Cancelled { request }, self.now)?;
-        }
-        Ok(())
     }
 
     /// Runs every engine to its end; says whether anything happened.
@@ -412,10 +290,15 @@ fn instance(index: usize) -> InstanceId {
 }
 
 /// The true engine of an instance, idle.
-fn engine(config: &RunConfig, number: u32) -> Result<FastForward> {
+fn engine(config: &RunConfig, needs: Needs, number: u32) -> Result<FastForward> {
     let NoiseLevels { slice_sigma, instance_sigma } = config.noise;
     let noise = (slice_sigma > 0.0 || instance_sigma > 0.0)
         .then(|| Noise::new(config.noise_seed, number, slice_sigma, instance_sigma))
         .transpose()?;
-    Ok(FastForward::new(Arc::clone(&config.engine), noise))
+    let engine = FastForward::new(Arc::clone(&config.engine), noise);
+    let cadence = NonZeroU32::new(config.router.progress_tokens).filter(|_| needs.progress);
+    Ok(match cadence {
+        Some(cadence) => engine.with_progress(cadence),
+        None => engine,
+    })
 }
