@@ -149,5 +149,5 @@ fmt: $(VENV)/.dev ## Format Rust and Python
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean --quiet
-	rm -rf $(VENV) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS:%=.venv-%) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find python tests tools benches -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,8 @@ Differences:
 
 * Prefix affinity and `cache_aware` match characters, our rules full blocks of 16 tokens (in these scripts one character is one
   token). Where prompts end within a block, a match rate near the threshold or two trees of nearly one size can fall on either
-  side; where they end with a block, nothing differs. Ray compares tree sizes at every miss and shows it most.
+  side; where they end with a block, nothing differs, as the rows of Ray show. Ray compares tree sizes at every miss, so that it
+  shows most there.
 * Dynamo counts a prompt that is cached to its last token as free; ours computes at least one token, as engines do. It shows where
   a prompt of whole blocks is sent again.
 * `round_robin` of SMG starts at another instance than ours: the first decision differs, none after it.
