@@ -98,8 +98,27 @@ test-rust: $(BIN)/python ## Rust tests, with nextest where it is installed
 	cargo test --quiet --locked --doc -p irouter-core -p irouter-sim
 
 .PHONY: test-python
-test-python: $(VENV)/.dev build-release ## Python tests, against the release build
+test-python: $(VENV)/.dev build-release peers ## Python tests, against the release build
 	$(BIN)/pytest -q
+
+# Routers of others, each in a virtual environment of its own: their requirements contradict each other and ours.
+PEERS := dynamo litellm ray sglang-router smg vllm-router
+
+.venv-%/.installed: requirements/%.txt $(BIN)/python
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-$*
+	$(UV) pip install --quiet --python .venv-$*/bin/python -r requirements/$*.txt
+	@touch $@
+
+.PHONY: peers
+peers: $(PEERS:%=.venv-%/.installed) ## Install the routers whose decisions ours are compared with
+
+.PHONY: test-real
+test-real: $(VENV)/.dev build-release peers ## Long tests against the real packages of other routers
+	$(BIN)/pytest -q -m real
+
+.PHONY: conformance
+conformance: $(VENV)/.dev build-release peers ## Compare our rules with the packages of other routers and write docs/conformance.md
+	PYTHONPATH=tests $(BIN)/python tools/write_conformance_page.py
 
 .PHONY: bench
 bench: $(VENV)/.dev build-release ## Benchmarks: speed and memory in Rust, then speed through Python
@@ -107,9 +126,7 @@ bench: $(VENV)/.dev build-release ## Benchmarks: speed and memory in Rust, then 
 	$(BIN)/pytest benches/python --benchmark-enable --benchmark-only
 
 .PHONY: bench-dynamo
-bench-dynamo: $(VENV)/.dev build-release ## Simulation speed beside NVIDIA Dynamo's offline replay, which gets an environment of its own
-	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-dynamo
-	$(UV) pip install --quiet --python .venv-dynamo/bin/python -r requirements/dynamo.txt
+bench-dynamo: $(VENV)/.dev build-release .venv-dynamo/.installed ## Simulation speed beside NVIDIA Dynamo's offline replay
 	$(BIN)/python benches/python/against_dynamo.py --dynamo-python .venv-dynamo/bin/python
 
 .PHONY: bench-scale
@@ -119,7 +136,7 @@ bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and
 .PHONY: soak
 soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
 	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked
-	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -q -m "slow or not slow" --timeout 1800
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -q -m "not real" --timeout 1800
 
 # -------------------------------------------------------------------------------------------------------- tidying
 

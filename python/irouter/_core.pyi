@@ -190,6 +190,23 @@ class Router:
             event); or None when none waits.
         """
 
+    def preview(self, now_s: float) -> tuple[int, int] | None:
+        """The key of the request that the policy would send now and the instance, without sending it.
+
+        For a host that follows somebody else's decisions and compares. What a policy draws at random is drawn again the
+        next time.
+
+        Returns:
+            None when the policy would hold, or none waits.
+        """
+
+    def dispatch(self, key: int, instance: int, *, now_s: float) -> Decision:
+        """Sends a waiting request to an instance of the caller's choice, whatever the policy would do.
+
+        Raises:
+            IrouterError: For an instance that takes no requests, or a request that does not wait.
+        """
+
     def first_token(self, key: int, *, now_s: float, cached_tokens: int | None = None) -> None:
         """The first token of a request came; `cached_tokens` when the engine says what its prefix cache gave."""
 

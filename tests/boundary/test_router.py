@@ -59,6 +59,22 @@ def test_a_held_request_says_when_to_ask_again() -> None:
     assert dispatched(router, 11.0).request_id == 1
 
 
+def test_a_host_may_follow_its_own_choice_and_see_what_the_policy_would_have_done() -> None:
+    router = Router([PROFILE] * 3, "least_requests")
+    key = submit(router, 4, 0.0)
+    assert {router.preview(0.0) for _ in range(64)} == {(key, 0), (key, 1), (key, 2)}
+    assert (router.waiting, router.in_flight) == (1, [0, 0, 0])
+    assert router.dispatch(key, 2, now_s=0.0).request_id == 4
+    assert (router.preview(0.0), router.in_flight) == (None, [0, 0, 1])
+    with pytest.raises(IrouterError, match="does not wait"):
+        router.dispatch(key, 0, now_s=0.0)
+    router.drain(0, now_s=1.0)
+    key = submit(router, 5, 1.0)
+    with pytest.raises(IrouterError, match="draining"):
+        router.dispatch(key, 0, now_s=1.0)
+    assert router.preview(1.0) == (key, 1), "the only ready instance without a request"
+
+
 def test_a_callable_is_a_policy() -> None:
     seen: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
 

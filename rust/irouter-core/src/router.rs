@@ -172,10 +172,7 @@ impl Router {
         {
             return self.carry_out(verdict, now, false);
         }
-        let view = ClusterView::new(now, &self.state);
-        let queue = QueueView { queue: &self.queue, state: &self.state };
-        let verdict = self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict));
-        match verdict {
+        match self.ask(now) {
             Ok(Verdict::Hold { until }) => self.hold(until, hold_ends, now),
             Ok(verdict) => self.carry_out(verdict, now, false),
             Err(error @ Error::NoInstance { .. }) => Err(error),
@@ -191,6 +188,35 @@ impl Router {
                 self.carry_out(verdict, now, true)
             }
         }
+    }
+
+    /// Which request the policy would send where now, without sending it; `None` when it would hold or nothing waits. For a
+    /// host that follows somebody else's decisions and compares. What a policy draws at random is drawn again the next time.
+    ///
+    /// # Errors
+    /// As [`Self::decide`] with [`OnFailure::Stop`].
+    pub fn preview(&mut self, now: Picos) -> Result<Option<(RequestKey, InstanceId)>> {
+        self.clock(now)?;
+        if self.queue.oldest().is_none() {
+            return Ok(None);
+        }
+        self.state.advance_twins(now)?;
+        Ok(match self.ask(now)? {
+            Verdict::Dispatch { request, instance } => Some((request, instance)),
+            Verdict::Hold { .. } => None,
+        })
+    }
+
+    /// Sends a waiting request to an instance of the caller's choice, whatever the policy would do. The policy hears of it as
+    /// of its own decisions.
+    ///
+    /// # Errors
+    /// [`Error::BadChoice`] for an instance that takes no requests, [`Error::Policy`] for a request that does not wait.
+    pub fn dispatch(&mut self, request: RequestKey, instance: InstanceId, now: Picos) -> Result<Decision> {
+        self.clock(now)?;
+        self.state.advance_twins(now)?;
+        self.check(Verdict::Dispatch { request, instance })?;
+        self.send(request, instance, now, false)
     }
 
     /// Takes in an event at the time at which the router learns of it. Returns the caller's numbers of the requests that
@@ -298,6 +324,12 @@ impl Router {
         Some(Verdict::Dispatch { request: key, instance })
     }
 
+    fn ask(&mut self, now: Picos) -> Result<Verdict> {
+        let view = ClusterView::new(now, &self.state);
+        let queue = QueueView { queue: &self.queue, state: &self.state };
+        self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict))
+    }
+
     /// Refuses a verdict that names what is not there, or an instance that can never hold the request.
     fn check(&self, verdict: Verdict) -> Result<Verdict> {
         if let Verdict::Dispatch { request, instance } = verdict {
@@ -328,14 +360,24 @@ impl Router {
     }
 
     fn carry_out(&mut self, verdict: Verdict, now: Picos, fallback: bool) -> Result<Outcome> {
-        let Verdict::Dispatch { request: key, instance } = verdict else {
+        let Verdict::Dispatch { request, instance } = verdict else {
             return Ok(Outcome::Hold { until: None });
         };
+        self.send(request, instance, now, fallback).map(Outcome::Dispatch)
+    }
+
+    fn send(
+        &mut self,
+        key: RequestKey,
+        instance: InstanceId,
+        now: Picos,
+        fallback: bool,
+    ) -> Result<Decision> {
         let cached_tokens = self.state.dispatched(key, instance, now)?;
         self.queue.dispatched(key, 1.0 / f64::from(self.state.ready().max(1)));
         let request = self.state.request(key)?;
         self.policy.dispatched(request, instance, now);
-        Ok(Outcome::Dispatch(Decision {
+        Ok(Decision {
             key,
             id: request.id,
             instance,
@@ -343,7 +385,7 @@ impl Router {
             waited: now - request.arrival,
             cached_tokens,
             fallback,
-        }))
+        })
     }
 }
 

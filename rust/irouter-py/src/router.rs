@@ -37,6 +37,19 @@ impl Decision {
     }
 }
 
+impl From<irouter_core::Decision> for Decision {
+    fn from(decision: irouter_core::Decision) -> Self {
+        Self {
+            key: pack(decision.key),
+            request_id: decision.id,
+            instance: decision.instance.0,
+            waited_s: decision.waited.as_seconds(),
+            cached_tokens: decision.cached_tokens,
+            fallback: decision.fallback,
+        }
+    }
+}
+
 /// A router: a central queue, the state of every instance, and a policy, driven by events and explicit time.
 ///
 /// Every call takes the time in seconds of one monotonic clock. Safe to call from several threads.
@@ -171,18 +184,22 @@ impl Router {
                 let seconds = until.map_or(f64::INFINITY, Picos::as_seconds);
                 Ok(seconds.into_pyobject(py)?.into_any())
             }
-            Outcome::Dispatch(decision) => {
-                let decision = Decision {
-                    key: pack(decision.key),
-                    request_id: decision.id,
-                    instance: decision.instance.0,
-                    waited_s: decision.waited.as_seconds(),
-                    cached_tokens: decision.cached_tokens,
-                    fallback: decision.fallback,
-                };
-                Ok(Bound::new(py, decision)?.into_any())
-            }
+            Outcome::Dispatch(decision) => Ok(Bound::new(py, Decision::from(decision))?.into_any()),
         }
+    }
+
+    /// The key of the request that the policy would send now and the instance, without sending it; None when it would hold
+    /// or none waits. What a policy draws at random is drawn again the next time.
+    fn preview(&self, now_s: f64) -> PyResult<Option<(u64, u32)>> {
+        let choice = self.lock().preview(time(now_s)?).map_err(to_python)?;
+        Ok(choice.map(|(request, instance)| (pack(request), instance.0)))
+    }
+
+    /// Sends a waiting request to an instance of the caller's choice, whatever the policy would do.
+    #[pyo3(signature = (key, instance, *, now_s))]
+    fn dispatch(&self, key: u64, instance: u32, now_s: f64) -> PyResult<Decision> {
+        let decision = self.lock().dispatch(unpack(key), InstanceId(instance), time(now_s)?);
+        decision.map(Decision::from).map_err(to_python)
     }
 
     /// The first token of a request came; `cached_tokens` when the engine says what its prefix cache gave.

@@ -51,6 +51,7 @@ fn specs() -> Vec<PolicySpec> {
             .with_option("memory_seconds", 1.0),
         PolicySpec::named("litellm_least_busy").with_option("count_seconds", Value::Null),
         PolicySpec::named("litellm_least_busy").with_option("count_seconds", 1.0),
+        PolicySpec::named("dynamo_kv_osl").with_option("expected_output", "max_tokens"),
         // So that a handful of completions train it.
         PolicySpec::named("llmd_predicted_latency")
             .with_option("first_training", 10)
@@ -72,6 +73,7 @@ fn specs() -> Vec<PolicySpec> {
         PolicySpec::named("ray_prefix_affinity")
             .with_option("imbalance_threshold", 0)
             .with_option("queue_cache_seconds", 1.0),
+        PolicySpec::named("llumnix").with_option("metric", "kv_blocks_ratio").with_option("top_k", 2),
         PolicySpec::named("smg_least_load").with_option("exact_tokens", false),
     ]);
     specs

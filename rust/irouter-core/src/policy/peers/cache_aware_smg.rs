@@ -9,46 +9,55 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::prefix_tree::PrefixTree;
+use super::smg_least_load::{SmgLeastLoad, SmgLeastLoadOptions, SmgScore};
 use super::spread::Spread;
 use crate::policy::draws::Draws;
-use crate::policy::estimate::PerInstance;
 use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's `cache_aware` with its approximate tree, as of `smg` 1.13 (B9 of the peers' list).
 ///
 /// ```text
-/// longest match > cache_threshold  ->  argmin n of the instances that have it, unless there
-///                                      n > balance_rel_threshold x mean n  and  n > mean n + balance_abs_threshold
-/// else, or then                    ->  argmin n
+/// longest match > cache_threshold  ->  argmin least_load score of the instances that have it and are not overloaded,
+///                                      else of all that are not overloaded
+/// else                             ->  argmin least_load score of all
+///
+/// overloaded  <=>  n > balance_rel_threshold x mean n  and  n > mean n + margin
+/// margin  =  min(balance_abs_threshold, max(4, ceil(2 sqrt(mean n))))        (requests)
 /// ```
 ///
 /// * longest match: share of the prompt, 0 to 1, that lies in the tree of some instance, in full blocks of 16 tokens; every
 ///   dispatched prompt goes into the tree of its instance, so that a hot prefix spreads to where it spills;
-/// * `n`: requests in flight, by the router's own count; its mean is that of the ready instances.
+/// * `n`: requests in flight, by the router's own count; its mean is that of the ready instances;
+/// * `margin`: two standard deviations of a count with that mean, so that small fleets can spill at all;
+/// * score: that of [`super::smg_least_load`] in seconds, with its constants and its staleness.
 ///
-/// It differs from [`super::cache_aware`] in two ways: a miss goes by load and not by tree size, and load is held against
-/// the chosen instance and not against the whole fleet. Decay by backlog and random selection are off by default in SMG and
+/// It differs from [`super::cache_aware`] in two ways: a miss goes by expected wait and not by requests, and load is held
+/// against the chosen instance and not against the whole fleet. Decay by backlog and random selection are off by default in SMG and
 /// left out, as are KV events, which would give the engine's true blocks.
 ///
-/// A prompt without block hashes is a miss. Trees are trimmed as they grow, where SMG does it every 60 s. Equally busy
-/// instances with the match are drawn at random; without a match they go by fewest requests ever sent, then by the lowest
-/// number, as in SMG. Output lengths are not known to it.
+/// A prompt without block hashes is a miss. Trees are trimmed as they grow, where SMG does it every 60 s. For the first
+/// minute of an instance SMG also sends it a quarter of the misses (`--worker-warmup-secs`), which is left out. Ties are
+/// broken at random. Output lengths are not known to it.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheAwareSmg {
     options: CacheAwareSmgOptions,
     draws: Draws,
     tree: PrefixTree,
-    sent: PerInstance<u64>,
+    score: SmgScore,
 }
 
-/// Constants of [`CacheAwareSmg`].
+/// Constants of [`CacheAwareSmg`]: those of [`SmgLeastLoadOptions`], and four more.
+// Names that are neither are refused by the registry: serde cannot refuse them beside flattened ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct CacheAwareSmgOptions {
+    /// Those of the score.
+    #[serde(flatten)]
+    pub score: SmgLeastLoadOptions,
     /// Matched share of the prompt above which it counts as cached: 0.3.
     pub cache_threshold: f64,
-    /// Requests above the mean beyond which an instance is spared: 64.
+    /// Requests above the mean beyond which an instance is spared, at most: 64.
     pub balance_abs_threshold: u32,
     /// Ratio to the mean beyond which it is: 1.5.
     pub balance_rel_threshold: f64,
@@ -59,6 +68,7 @@ pub(crate) struct CacheAwareSmgOptions {
 impl Default for CacheAwareSmgOptions {
     fn default() -> Self {
         Self {
+            score: SmgLeastLoadOptions::default(),
             cache_threshold: 0.3,
             balance_abs_threshold: 64,
             balance_rel_threshold: 1.5,
@@ -70,22 +80,19 @@ impl Default for CacheAwareSmgOptions {
 impl CacheAwareSmgOptions {
     fn is_overloaded(&self, instance: &InstanceState, mean: f64) -> bool {
         let load = f64::from(instance.in_flight());
-        load > self.balance_rel_threshold * mean && load > mean + f64::from(self.balance_abs_threshold)
+        let swing = libm::ceil(2.0 * libm::sqrt(mean)).max(LEAST_SWING);
+        let margin = f64::from(self.balance_abs_threshold).min(swing);
+        load > self.balance_rel_threshold * mean && load > mean + margin
     }
 }
 
-impl CacheAwareSmg {
-    /// Fewest requests in flight, then fewest ever sent, then the lowest number.
-    fn least_loaded(&self, view: &ClusterView<'_>) -> Result<InstanceId> {
-        let sent = |instance: &InstanceState| self.sent.get(instance.id()).copied().unwrap_or(0);
-        let least = view.ready().min_by_key(|instance| (instance.in_flight(), sent(instance)));
-        least.map(InstanceState::id).ok_or_else(|| view.no_instance())
-    }
-}
+/// The least that a count of requests is taken to swing.
+const LEAST_SWING: f64 = 4.0;
 
 impl Configurable for CacheAwareSmg {
     type Options = CacheAwareSmgOptions;
 
+    const EQUALISED: &'static str = SmgLeastLoad::EQUALISED;
     const TUNABLE: &'static [Tunable] = &[
         Tunable { option: "cache_threshold", low: 0.0, high: 1.0, scale: Scale::Linear },
         Tunable { option: "balance_abs_threshold", low: 0.0, high: 256.0, scale: Scale::Count },
@@ -108,51 +115,52 @@ impl Configurable for CacheAwareSmg {
             return Err(Error::field("max_tree_blocks", 0, "at least 1"));
         }
         let tree = PrefixTree::new(max_tree_blocks, Picos::MAX);
-        Ok(Self { options, draws: Draws::new(seed), tree, sent: PerInstance::default() })
+        Ok(Self { options, draws: Draws::new(seed), tree, score: SmgScore::new(options.score)? })
     }
 }
 
 impl Policy for CacheAwareSmg {
     fn needs(&self) -> Needs {
-        Needs { counts: true, ..Needs::default() }
+        self.score.needs()
     }
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
         let found = self.tree.longest_match(view, request);
+        let cost = self.score.cost(view);
         if found.rate > self.options.cache_threshold {
             let mean = Spread::of(view).mean();
-            let load = |instance: &InstanceState| f64::from(instance.in_flight());
-            let chosen = self.draws.lowest_of(found.instances.into_iter(), load);
-            let spared = |id: &InstanceId| self.options.is_overloaded(&view.instances[id.index()], mean);
-            if let Some(instance) = chosen.filter(|id| !spared(id)) {
+            let has_room = |instance: &&InstanceState| !self.options.is_overloaded(instance, mean);
+            let holders = found.instances.into_iter().filter(has_room);
+            let chosen = self.draws.lowest_of(holders, &cost);
+            let chosen = chosen.or_else(|| self.draws.lowest_of(view.ready().filter(has_room), &cost));
+            if let Some(instance) = chosen {
                 return Ok(instance);
             }
         }
-        self.least_loaded(view)
+        self.draws.lowest(view, cost)
     }
 
     fn dispatched(&mut self, request: &Request, instance: InstanceId, now: Picos) {
         self.tree.insert(request, instance, now);
-        *self.sent.entry(instance) += 1;
     }
 
     fn left(&mut self, instance: InstanceId) {
         self.tree.remove(instance);
-        *self.sent.entry(instance) = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::testing::{Cluster, request, with_blocks};
+    use crate::event::EngineReport;
+    use crate::policy::testing::{Cluster, at, request, with_blocks};
 
     fn policy(options: CacheAwareSmgOptions) -> CacheAwareSmg {
         CacheAwareSmg::new(options, 0).unwrap()
     }
 
     #[test]
-    fn the_least_busy_of_the_instances_with_the_match_takes_it() {
+    fn the_idlest_of_the_instances_with_the_match_takes_it() {
         let mut policy = policy(CacheAwareSmgOptions::default());
         let mut cluster = Cluster::new(policy.needs(), 3);
         let turn = with_blocks(160, 10, 1);
@@ -183,16 +191,31 @@ mod tests {
     }
 
     #[test]
-    fn equally_busy_instances_take_turns_by_requests_ever_sent() {
+    fn a_miss_goes_where_the_wait_is_shortest_not_where_requests_are_fewest() {
         let mut policy = policy(CacheAwareSmgOptions::default());
-        let mut cluster = Cluster::new(policy.needs(), 3);
-        for expected in [0, 1, 2, 0] {
-            assert_eq!(cluster.place(&mut policy, &request(10, 10)), expected);
-            let key = cluster.dispatch(&mut policy, request(10, 10), expected);
-            cluster.finish(&mut policy, key);
+        let mut cluster = Cluster::new(policy.needs(), 2);
+        for (instance, queued_prefill_tokens) in [(0, 9000), (1, 100)] {
+            let report = EngineReport { at: at(10.0), queued_prefill_tokens, ..EngineReport::default() };
+            cluster.report(instance, report);
         }
-        policy.left(InstanceId(0));
-        assert_eq!(cluster.place(&mut policy, &request(10, 10)), 0, "one that left starts clean");
+        cluster.set_now(10.0);
+        cluster.dispatch(&mut policy, with_blocks(1600, 10, 1), 1);
+        assert_eq!(cluster.place(&mut policy, &with_blocks(160, 10, 2)), 1, "9,000 against 1,700 tokens");
+    }
+
+    #[test]
+    fn the_margin_is_two_deviations_of_the_mean_at_least_four_and_at_most_the_threshold() {
+        let mut policy = policy(CacheAwareSmgOptions::default());
+        let mut cluster = Cluster::new(policy.needs(), 4);
+        for _ in 0..10 {
+            cluster.dispatch(&mut policy, request(1, 1), 0);
+        }
+        let over = |options: CacheAwareSmgOptions, mean| options.is_overloaded(cluster.instance(0), mean);
+        let default = CacheAwareSmgOptions::default();
+        assert!(!over(default, 5.0) && over(default, 4.9), "ceil(2 sqrt 5) = 5");
+        assert!(over(default, 1.0), "at least 4");
+        let low = CacheAwareSmgOptions { balance_abs_threshold: 2, ..default };
+        assert!(over(low, 6.5) && !over(low, 6.7), "1.5 x 6.7 is more than 10");
     }
 
     #[test]

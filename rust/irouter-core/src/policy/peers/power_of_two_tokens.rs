@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
-use super::smg_least_load::{SCORE_TUNABLE, SmgLeastLoad, SmgLeastLoadOptions};
+use super::smg_least_load::{SCORE_TUNABLE, SmgLeastLoad, SmgLeastLoadOptions, SmgScore};
 use crate::policy::draws::Draws;
 use crate::policy::registry::{Configurable, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
@@ -16,7 +16,7 @@ use crate::policy::{ClusterView, Needs, Policy};
 /// drawn wins. Output lengths and cached prefixes are not known to it.
 #[derive(Clone, Debug)]
 pub(crate) struct PowerOfTwoTokens {
-    score: SmgLeastLoad,
+    score: SmgScore,
     draws: Draws,
 }
 
@@ -27,7 +27,7 @@ impl Configurable for PowerOfTwoTokens {
     const TUNABLE: &'static [Tunable] = SCORE_TUNABLE;
 
     fn new(options: SmgLeastLoadOptions, seed: u64) -> Result<Self> {
-        Ok(Self { score: SmgLeastLoad::new(options, seed)?, draws: Draws::new(seed) })
+        Ok(Self { score: SmgScore::new(options)?, draws: Draws::new(seed) })
     }
 }
 
