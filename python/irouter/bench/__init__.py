@@ -1,0 +1,1 @@
+"""The benchmark that routers are compared with: suites, results, their verification and their report."""

@@ -1,0 +1,100 @@
+"""From runs to the entry of a point in the result, and back from the windows of an entry to its figures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from irouter.evaluation.comparison import Comparison
+from irouter.evaluation.comparison import Point as ComparedPoint
+from irouter.evaluation.summary import summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from irouter.bench.jobs import Job, JobResult
+    from irouter.bench.plan import PlannedPoint
+
+Windows = dict[str, list[list[Any]]]
+"""Figures of each policy's windows, without their keys."""
+
+
+def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[str, Any]:
+    """A point in the result.
+
+    Args:
+        planned: The point.
+        done: Its jobs with what came out, the first with the reference on all windows.
+    """
+    point, first = planned.point, done[0][1]
+    windows: Windows = defaultdict(list)
+    for job, result in done:
+        for policy, _, summary, _ in cells(job, result):
+            windows[policy].append(list(summary.values()))
+    keys, reference = list(first.summaries[0]), planned.experiment.reference
+    results = {"workload": first.workload, "predictor": first.predictor}
+    figures = summarised(keys, windows, reference)
+    report = Comparison(planned.experiment, ComparedPoint(None, results, figures)).report()
+    return {
+        **{key: value for key, value in report.items() if key not in {"version", "sweep"}},
+        "name": point.name,
+        "title": point.title,
+        "class": point.scenario_class,
+        "sweep_of": point.sweep,
+        "kind": point.kind,
+        "scenario_sha256": planned.scenario_sha256,
+        "trace_sha256": planned.trace_sha256,
+        "window_keys": keys,
+        "windows": dict(windows),
+    }
+
+
+def cells(job: Job, result: JobResult) -> Iterator[tuple[str, int, Mapping[str, Any], float | None]]:
+    """Each run of a job: policy, window, figures, and how long it took."""
+    policies = [policy.label for policy in job.experiment.policies]
+    first_window = int(job.experiment.settings["first_seed"])
+    for index, (summary, seconds) in enumerate(zip(result.summaries, result.seconds, strict=True)):
+        window, policy = divmod(index, len(policies))
+        yield policies[policy], first_window + window, summary, seconds
+
+
+def summarised(
+    keys: Sequence[str], windows: Mapping[str, Sequence[Sequence[Any]]], reference: str
+) -> dict[str, dict[str, Any]]:
+    """The figures of each policy over its windows, with ratios to the reference on the same windows.
+
+    Each policy's figures depend on its own windows and the reference's only, not on who else ran.
+    """
+    by_count: dict[int, list[str]] = defaultdict(list)
+    for policy, rows in windows.items():
+        by_count[len(rows)].append(policy)
+    figures: dict[str, dict[str, Any]] = {}
+    for count, policies in by_count.items():
+        runs = [
+            {"policy": policy, "seed": seed, "summary": dict(zip(keys, row, strict=True))}
+            for policy in dict.fromkeys([reference, *policies])
+            for seed, row in enumerate(windows[policy][:count])
+        ]
+        together = summarise(runs, reference)
+        figures |= {policy: together[policy] for policy in policies}
+    return figures
+
+
+def speeds(done: Sequence[tuple[Job, JobResult]]) -> dict[str, dict[str, float]]:
+    """How fast each policy was simulated, over the runs whose time is known.
+
+    Returns:
+        By policy: `requests` of the runs, warm-up included, their `seconds`, and `requests_per_second` of one thread.
+    """
+    totals: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    for job, result in done:
+        first_window = int(job.experiment.settings["first_seed"])
+        for policy, window, _, seconds in cells(job, result):
+            if seconds is not None:
+                index = window - first_window
+                totals[policy][0] += result.workload["requests"][index] + result.workload["warm_up"][index]
+                totals[policy][1] += seconds
+    return {
+        policy: {"requests": requests, "seconds": seconds, "requests_per_second": requests / seconds}
+        for policy, (requests, seconds) in totals.items()
+    }
