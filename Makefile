@@ -46,9 +46,9 @@ $(VENV)/.dev: $(BIN)/python requirements/dev.txt
 venv: $(VENV)/.dev ## Create the virtual environment with everything that development needs
 
 .PHONY: requirements
-requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allows
+requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allows; KEEP=1 keeps the pins there are
 	export UV_CUSTOM_COMPILE_COMMAND="make requirements"; \
-	compile="$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+	compile="$(UV) pip compile --quiet $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 		--no-emit-package irouter-llm pyproject.toml"; \
 	$$compile --extra dev -o requirements/dev.txt; \
 	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt

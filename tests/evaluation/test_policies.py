@@ -7,6 +7,7 @@ import pytest
 from irouter._core import IrouterError
 from irouter.evaluation.policies import choice_of, choose
 from irouter.evaluation.registry import registry
+from irouter.evaluation.tuned import constants_of
 
 
 def nearest(request: dict[str, Any], instances: list[dict[str, Any]]) -> int:  # noqa: ARG001 - never called
@@ -37,6 +38,21 @@ def test_options_are_read_as_json_and_labelled_in_order() -> None:
     assert choice.label == 'central_shortest(ageing=0.05,flag=true,z="s")'
     assert choice.to_data() == {"name": "central_shortest", "options": choice.options}
     assert choice_of("random").to_data() == "random"
+
+
+def test_an_equalised_rule_is_the_rule_with_other_options_and_keeps_its_label() -> None:
+    choice = choice_of("queued:equalised:lmetric")
+    assert (choice.name, choice.label) == ("queued:lmetric", "queued:equalised:lmetric")
+    assert choice.to_data() == {
+        "name": "queued:lmetric",
+        "options": {**registry()["lmetric"].equalised, **constants_of("lmetric")},
+        "label": "queued:equalised:lmetric",
+    }
+    given = choice_of("equalised:central_shortest(ageing=0.5)")
+    assert given.options["ageing"] == 0.5
+    assert given.label == "equalised:central_shortest(ageing=0.5)"
+    with pytest.raises(IrouterError, match="did you mean `lmetric`"):
+        choice_of("equalised:lmetrik")
 
 
 def test_a_function_goes_by_its_name() -> None:

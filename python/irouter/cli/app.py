@@ -3,7 +3,7 @@
 import typer
 
 from irouter import __version__
-from irouter.cli import calibrate, compare, listing, simulate
+from irouter.cli import calibrate, compare, listing, simulate, tune
 from irouter.cli.console import out
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
+app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command()(listing.scenarios)
 app.command()(listing.policies)
 app.add_typer(listing.profiles, name="profiles")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from irouter._core import IrouterError
+from irouter._names import unknown
 from irouter.evaluation.registry import registry
+from irouter.evaluation.tuned import constants_of
 
 PolicyFunction = Callable[[dict[str, Any], list[dict[str, Any]]], int]
 """Gets a request and the instances that can take it, as plain dictionaries, and returns the number of one of them."""
@@ -23,35 +25,44 @@ class PolicyChoice:
         name: Its name.
         options: Options that differ from its defaults.
         function: The caller's own, where it is one.
+        as_label: What reports call it, in place of its name and options.
     """
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     function: PolicyFunction | None = None
+    as_label: str | None = None
 
     @property
     def label(self) -> str:
         """Name and options, as reports have it: `central_shortest(ageing=0.05)`."""
+        if self.as_label is not None:
+            return self.as_label
         options = ",".join(f"{option}={json.dumps(value)}" for option, value in sorted(self.options.items()))
         return f"{self.name}({options})" if options else self.name
 
     def to_data(self) -> str | dict[str, Any]:
         """The policy as an experiment has it."""
+        if self.as_label is not None:
+            return {"name": self.name, "options": dict(self.options), "label": self.as_label}
         return {"name": self.name, "options": dict(self.options)} if self.options else self.name
 
 
 def choice_of(policy: str | PolicyFunction) -> PolicyChoice:
     """The policy that a name, a name with options, or a function stands for.
 
+    Before a name may stand `equalised:`, a rule of another router with what this one knows and its tuned constants; and
+    before that `queued:` or `queued-shortest:`, the rule behind the central queue.
+
     Raises:
-        IrouterError: For options that cannot be read.
+        IrouterError: For options that cannot be read, or an unknown policy to equalise.
     """
     if callable(policy):
         return PolicyChoice(getattr(policy, "__name__", type(policy).__name__), function=policy)
     text = policy.strip()
     matched = _WITH_OPTIONS.fullmatch(text)
     if matched is None:
-        return PolicyChoice(text)
+        return _equalised(PolicyChoice(text))
     options = {}
     for assignment in matched["options"].split(","):
         option, _, value = assignment.partition("=")
@@ -60,7 +71,18 @@ def choice_of(policy: str | PolicyFunction) -> PolicyChoice:
         except json.JSONDecodeError as error:
             expected = "NAME(OPTION=VALUE,...) with values in JSON"
             raise IrouterError(f"policy `{text}`: cannot read `{assignment}`, expected {expected}") from error
-    return PolicyChoice(matched["name"].strip(), options)
+    return _equalised(PolicyChoice(matched["name"].strip(), options))
+
+
+def _equalised(choice: PolicyChoice) -> PolicyChoice:
+    """The choice with its `equalised:` spelled out as options, under the name by which it was chosen."""
+    queue, prefix, name = choice.name.partition("equalised:")
+    if not prefix:
+        return choice
+    if name not in registry():
+        raise unknown("policy", name, registry(), "`irouter policies` lists them")
+    options = {**registry()[name].equalised, **constants_of(name), **choice.options}
+    return PolicyChoice(queue + name, options, as_label=choice.label)
 
 
 def choose(policies: Sequence[str | PolicyFunction] | None, reference: str) -> list[PolicyChoice]:

@@ -162,7 +162,7 @@ impl Router {
         {
             return self.carry_out(verdict, now, false);
         }
-        let view = ClusterView { now, instances: self.state.instances() };
+        let view = ClusterView::new(now, self.state.instances());
         let queue = QueueView { queue: &self.queue, state: &self.state };
         let verdict = self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict));
         match verdict {
@@ -174,7 +174,7 @@ impl Router {
                 self.failures += 1;
                 self.last_failure = Some(error);
                 let head = QueueView { queue: &self.queue, state: &self.state }.head().map(|head| head.key);
-                let view = ClusterView { now, instances: self.state.instances() };
+                let view = ClusterView::new(now, self.state.instances());
                 let instance = view.lowest(InstanceState::work_seconds)?;
                 self.carry_out(Verdict::Dispatch { request: head.unwrap_or(oldest), instance }, now, true)
             }
@@ -288,7 +288,7 @@ impl Router {
 
     /// A request held for too long goes where the least work is predicted, as soon as an engine has room.
     fn release_oldest(&self, oldest: RequestKey) -> Option<Verdict> {
-        let view = ClusterView { now: self.now, instances: self.state.instances() };
+        let view = ClusterView::new(self.now, self.state.instances());
         let (request, _) = self.state.waiting(oldest)?;
         let has_room = |instance: &&InstanceState| {
             instance.in_flight() < instance.config().scheduler.max_num_seqs

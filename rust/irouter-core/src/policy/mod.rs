@@ -22,6 +22,7 @@ mod peers;
 mod power_of_two;
 mod random;
 mod registry;
+mod room;
 mod round_robin;
 mod session_affinity;
 mod spec;
@@ -54,6 +55,22 @@ pub struct Needs {
     pub truth: bool,
     /// Engine reports at this interval.
     pub reports: Option<Picos>,
+}
+
+impl Needs {
+    /// What either asks for; of two report intervals the shorter.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let shorter = [self.reports, other.reports].into_iter().flatten().min();
+        Self {
+            counts: self.counts || other.counts,
+            progress: self.progress || other.progress,
+            twin: self.twin || other.twin,
+            prefix: self.prefix || other.prefix,
+            truth: self.truth || other.truth,
+            reports: shorter,
+        }
+    }
 }
 
 /// What a policy wants done.

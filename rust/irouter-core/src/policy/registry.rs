@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-use super::central::{CentralFcfs, CentralShortest};
+use super::central::{ByArrival, Central, ShortestFirst};
 use super::decode_balancer::DecodeBalancer;
 use super::dedicated_split::DedicatedSplit;
 use super::join_shortest_queue::JoinShortestQueue;
@@ -157,8 +157,8 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
-    entry::<CentralFcfs>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
-    entry::<CentralShortest>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ByArrival>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
+    entry::<Central<ShortestFirst>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
 ];
 
 /// Every policy, in the order in which they are listed to users.

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
-use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::draws::Draws;
@@ -69,8 +68,7 @@ impl Policy for SessionAffinity {
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
         let pinned = request.session.and_then(|session| self.pins.get(&session)).map(|pin| pin.instance);
-        let is_ready = |id: &InstanceId| view.instances.get(id.index()).is_some_and(InstanceState::is_ready);
-        match pinned.filter(is_ready) {
+        match pinned.filter(|&id| view.offers(id)) {
             Some(instance) => Ok(instance),
             None => self.draws.lowest(view, |instance| f64::from(instance.in_flight())),
         }

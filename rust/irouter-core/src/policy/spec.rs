@@ -8,16 +8,20 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
+use super::central::{ByArrival, Central, ShortestFirst};
 use super::{Policy, registry};
 
 /// A policy by name, with the options that differ from its defaults.
 ///
-/// In JSON either the name alone, or `{"name": "central_shortest", "options": {"ageing": 0.05}}`. The name is only
-/// looked up by [`PolicySpec::build`], so that a caller may have names of its own.
+/// Before the name may stand `queued:` or `queued-shortest:`, which put the policy behind the central queue in order of
+/// arrival or of predicted work; the options are the policy's own. In JSON either the name alone, or
+/// `{"name": "central_shortest", "options": {"ageing": 0.05}}`, with a `label` where a report is to call it something else.
+/// The name is only looked up by [`PolicySpec::build`], so that a caller may have names of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicySpec {
     name: String,
     options: Map<String, Value>,
+    label: Option<String>,
 }
 
 /// The long form in JSON.
@@ -27,12 +31,14 @@ struct Named {
     name: String,
     #[serde(default)]
     options: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
 }
 
 impl PolicySpec {
     /// The policy of that name with its default options.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), options: Map::new() }
+        Self { name: name.into(), options: Map::new(), label: None }
     }
 
     /// The same with one option set.
@@ -65,8 +71,12 @@ impl PolicySpec {
         &self.options
     }
 
-    /// The name and, in parentheses, the options: tells two settings of one policy apart in a report.
+    /// What a report calls it: the label given, or the name and, in parentheses, the options, which tells two settings of
+    /// one policy apart.
     pub fn label(&self) -> String {
+        if let Some(label) = &self.label {
+            return label.clone();
+        }
         let mut label = self.name.clone();
         for (index, (option, value)) in self.options.iter().enumerate() {
             let separator = if index == 0 { '(' } else { ',' };
@@ -85,16 +95,29 @@ impl PolicySpec {
     /// [`Error::Unknown`] for a name or an option that does not exist, with the nearest that does; [`Error::Schema`] and
     /// [`Error::Field`] for a bad value.
     pub fn build(&self, seed: u64) -> Result<Box<dyn Policy>> {
+        if let Some(rule) = self.behind("queued:") {
+            return Ok(Box::new(Central::<ByArrival>::around(rule.build(seed)?)));
+        }
+        if let Some(rule) = self.behind("queued-shortest:") {
+            return Ok(Box::new(Central::<ShortestFirst>::around(rule.build(seed)?)));
+        }
         registry::find(&self.name)?.build(&self.options, seed)
+    }
+
+    /// The policy behind a queue, when the name begins with that queue's prefix.
+    fn behind(&self, queue: &str) -> Option<Self> {
+        let name = self.name.strip_prefix(queue)?.to_owned();
+        Some(Self { name, options: self.options.clone(), label: None })
     }
 }
 
 impl Serialize for PolicySpec {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        if self.options.is_empty() {
+        if self.options.is_empty() && self.label.is_none() {
             return serializer.serialize_str(&self.name);
         }
-        Named { name: self.name.clone(), options: self.options.clone() }.serialize(serializer)
+        let Self { name, options, label } = self.clone();
+        Named { name, options, label }.serialize(serializer)
     }
 }
 
@@ -104,8 +127,9 @@ impl<'de> Deserialize<'de> for PolicySpec {
         match Value::deserialize(deserializer)? {
             Value::String(name) => Ok(Self::named(name)),
             value @ Value::Object(_) => {
-                let Named { name, options } = serde_json::from_value(value).map_err(D::Error::custom)?;
-                Ok(Self { name, options })
+                let Named { name, options, label } =
+                    serde_json::from_value(value).map_err(D::Error::custom)?;
+                Ok(Self { name, options, label })
             }
             other => {
                 Err(D::Error::custom(format!("policy {other}: expected a name or an object with `name`")))
@@ -133,6 +157,27 @@ mod tests {
         assert_eq!(PolicySpec::parse(" random ").unwrap(), PolicySpec::named("random"));
         let spec = PolicySpec::parse(r#"{"name": "central_fcfs", "options": {"lookahead_requests": 4}}"#);
         assert_eq!(spec.unwrap(), PolicySpec::named("central_fcfs").with_option("lookahead_requests", 4));
+    }
+
+    #[test]
+    fn a_label_is_what_reports_say() {
+        let text = r#"{"name":"random","options":{},"label":"dice"}"#;
+        let spec: PolicySpec = serde_json::from_str(text).unwrap();
+        assert_eq!((spec.label().as_str(), spec.name()), ("dice", "random"));
+        assert_eq!(serde_json::to_string(&spec).unwrap(), text);
+    }
+
+    #[test]
+    fn a_queue_is_put_before_any_policy_with_its_own_options() {
+        let spec = PolicySpec::named("queued:dynamo_kv").with_option("temperature", 0.5);
+        assert!(spec.build(0).unwrap().needs().twin, "a central queue looks for room");
+        let order = |name: &str| {
+            let request = crate::policy::testing::request(1, 1);
+            PolicySpec::named(name).build(0).unwrap().order_key(&request, 7.0)
+        };
+        assert!(order("queued:random") < 1e-9 && order("queued-shortest:random") > 6.9);
+        let message = PolicySpec::named("queued:randon").build(0).err().unwrap().to_string();
+        assert!(message.contains("did you mean `random`"), "{message}");
     }
 
     #[test]

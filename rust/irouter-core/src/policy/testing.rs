@@ -109,7 +109,7 @@ impl Cluster {
     }
 
     fn view(&self) -> ClusterView<'_> {
-        ClusterView { now: self.now, instances: self.state.instances() }
+        ClusterView::new(self.now, self.state.instances())
     }
 
     pub(super) fn instance(&self, instance: u32) -> &InstanceState {

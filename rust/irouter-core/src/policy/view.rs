@@ -12,17 +12,40 @@ use crate::time::Picos;
 pub struct ClusterView<'a> {
     /// The time of the decision.
     pub now: Picos,
-    /// All instances ever known, by number; only those that are ready may be chosen.
+    /// All instances ever known, by number; only those that are offered may be chosen.
     pub instances: &'a [InstanceState],
+    /// By number, which of the ready ones are offered; all without it.
+    only: Option<&'a [bool]>,
 }
 
 impl<'a> ClusterView<'a> {
-    /// The instances that take requests, by number.
-    pub fn ready(&self) -> impl Iterator<Item = &'a InstanceState> + Clone + use<'a> {
-        self.instances.iter().filter(|instance| instance.is_ready())
+    /// Every instance that is ready.
+    pub fn new(now: Picos, instances: &'a [InstanceState]) -> Self {
+        Self { now, instances, only: None }
     }
 
-    /// The ready instance with the lowest `cost`; ties go to the lowest number.
+    /// The same, with only those instances offered that are marked by their number.
+    #[must_use]
+    pub fn only<'b>(&self, marked: &'b [bool]) -> ClusterView<'b>
+    where
+        'a: 'b,
+    {
+        ClusterView { only: Some(marked), ..*self }
+    }
+
+    /// Whether the instance may be chosen.
+    pub fn offers(&self, id: InstanceId) -> bool {
+        let ready = self.instances.get(id.index()).is_some_and(InstanceState::is_ready);
+        ready && self.only.is_none_or(|only| only.get(id.index()).copied().unwrap_or(false))
+    }
+
+    /// The instances that may be chosen, by number.
+    pub fn ready(&self) -> impl Iterator<Item = &'a InstanceState> + Clone + use<'a> {
+        let view = *self;
+        self.instances.iter().filter(move |instance| view.offers(instance.id()))
+    }
+
+    /// The offered instance with the lowest `cost`; ties go to the lowest number.
     ///
     /// # Errors
     /// [`Error::NoInstance`] when none is ready.

@@ -14,7 +14,9 @@ use proptest::test_runner::RngSeed;
 
 /// Every policy with its defaults, and settings that take other paths.
 fn specs() -> Vec<PolicySpec> {
-    let mut specs: Vec<_> = registry().iter().map(|entry| PolicySpec::named(entry.name)).collect();
+    let names = registry().iter().map(|entry| entry.name.to_owned());
+    let queued = registry().iter().map(|entry| format!("queued-shortest:{}", entry.name));
+    let mut specs: Vec<_> = names.chain(queued).map(PolicySpec::named).collect();
     specs.extend([
         PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0),
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),

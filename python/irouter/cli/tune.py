@@ -1,0 +1,77 @@
+"""`irouter tune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from irouter._core import IrouterError
+from irouter.cli import options
+from irouter.cli.console import err, out, progress
+from irouter.evaluation import tuned, tuning
+
+EXAMPLES = """[bold]Examples[/bold]
+
+irouter tune central_shortest
+
+irouter tune smg_least_load --scenario conversation --loads 0.9 --budget 2000000 --out tuned.toml
+"""
+
+
+def tune(
+    policy: Annotated[str, typer.Argument(help="The policy whose constants to search.", show_default=False)],
+    scenarios: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            help=f"Train on this generated scenario; give it again for more. [default: {', '.join(tuning.TRAINING)}]",
+            rich_help_panel="Workload",
+            show_default=False,
+        ),
+    ] = None,
+    loads: Annotated[
+        str, typer.Option(help="Loads at which each runs.", rich_help_panel="Workload")
+    ] = ",".join(map(str, tuning.LOADS)),
+    budget: Annotated[
+        int, typer.Option(help="Simulated requests of the search.", rich_help_panel="Search", min=1)
+    ] = tuning.BUDGET,
+    seed: Annotated[int, typer.Option(help="Seed of the search.", rich_help_panel="Search", min=0)] = 0,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Set the policy's entry in this TOML file.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel="Output")
+    ] = 0,
+) -> None:
+    """Search the constants of a policy on training workloads."""
+    if file is not None and not file.parent.is_dir():
+        raise IrouterError(f"no folder {file.parent} for {file.name}")
+    with progress("simulated requests") as report:
+        found = tuning.tune(
+            policy,
+            scenarios or tuning.TRAINING,
+            loads=options.loads(loads) or (),
+            budget=budget,
+            seed=seed,
+            threads=threads,
+            progress=report,
+        )
+    out.print(f"[bold]{found.policy}[/bold] on {', '.join(found.workloads)}")
+    out.print(
+        f"objective on held-out windows {found.objective:.4f}, with the defaults {found.default_objective:.4f} "
+        f"(0 is round robin, lower is better); {found.requests:,} requests",
+        highlight=False,
+    )
+    if not found.constants:
+        out.print("the defaults stay: nothing better was found")
+    for name, value in found.constants.items():
+        out.print(f"  {name} = {value}", highlight=False)
+    if file is not None:
+        tuned.write(file, found.policy, found.to_entry())
+        err.print(f"constants: {file}", highlight=False, soft_wrap=True)
