@@ -44,6 +44,7 @@ def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[
         "kind": point.kind,
         "scenario_sha256": planned.scenario_sha256,
         "trace_sha256": planned.trace_sha256,
+        "columns": {choice.label: choice.to_data() for choice in planned.experiment.policies},
         "window_keys": keys,
         "windows": dict(windows),
     }

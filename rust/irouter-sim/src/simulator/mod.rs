@@ -241,10 +241,11 @@ impl<'a> Simulator<'a> {
         for Note { row, finished, .. } in notes.drain(..) {
             let request = self.keys[row];
             if !finished {
-                self.router.observe(
-                    Event::FirstToken { request, cached_tokens: self.recorder.cached(row) },
-                    self.now,
-                )?;
+                // A client that went away before its first token was told of has taken the request out of the router.
+                if self.recorder.records.outcome[row] != Outcome::Aborted {
+                    let cached_tokens = self.recorder.cached(row);
+                    self.router.observe(Event::FirstToken { request, cached_tokens }, self.now)?;
+                }
                 continue;
             }
             self.slots[row] = None;
