@@ -100,9 +100,7 @@ def compare(
         router_profile=router_profile,
         sweep=options.loads(sweep),
     )
-    for file in (json_file, html_file):
-        if file is not None and not file.parent.is_dir():
-            raise IrouterError(f"no folder {file.parent} for {file.name}")
+    options.need_folders(json_file, html_file)
     read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
     with progress("simulating") as report:
         comparison = evaluation.compare(scenario, trace=read, threads=threads, progress=report, **settings)
