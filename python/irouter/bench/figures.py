@@ -41,6 +41,7 @@ def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[
         "title": point.title,
         "class": point.scenario_class,
         "sweep_of": point.sweep,
+        "base": point.base,
         "kind": point.kind,
         "scenario_sha256": planned.scenario_sha256,
         "trace_sha256": planned.trace_sha256,

@@ -55,6 +55,17 @@ class Result:
         """Writes the result as JSON."""
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
+    def write_html(self, path: str | Path) -> None:
+        """Writes the report as one page with plots that needs nothing else, not even a network.
+
+        Raises:
+            IrouterError: Without the extra `[cli]`.
+        """
+        require("plotly", extra="cli", purpose="the HTML report")
+        from irouter.bench import report  # noqa: PLC0415 - needs the extra [cli]
+
+        Path(path).write_text(report.page(self), encoding="utf-8")
+
 
 def sealed(data: Mapping[str, Any]) -> Result:
     """The result with its digest."""

@@ -36,6 +36,7 @@ class Point:
         scenario: Scenario that it runs.
         scenario_class: Class of scenarios under which the leaderboard counts it; empty for a point of a sweep.
         sweep: The sweep that it belongs to; empty for a point of the leaderboard.
+        base: The point that a point of a sweep varies.
         kind: What is measured.
         settings: What differs from the scenario.
         policies: Policies that run; every one when empty.
@@ -51,6 +52,7 @@ class Point:
     scenario: str
     scenario_class: str = ""
     sweep: str = ""
+    base: str = ""
     kind: Kind = "compare"
     settings: Settings = dataclasses.field(default_factory=lambda: Settings())
     policies: tuple[str, ...] = ()

@@ -128,6 +128,7 @@ def _cases(sweep: Mapping[str, Any], points: Sequence[Point], where: str) -> Ite
             "name": f"{sweep['name']}/{case}",
             "title": f"{sweep['title']}: {case}",
             "sweep": sweep["name"],
+            "base": base.name,
             "scenario": base.scenario,
             "settings": layered(base.settings, checked(settings, f"{where}: {case}")),
             "trace_from_s": base.trace_from_s,

@@ -80,7 +80,7 @@ def run(
         result.write(json_file)
         err.print(f"result: {json_file}", highlight=False, soft_wrap=True)
     if html_file is not None:
-        bench.write_html(result, html_file)
+        result.write_html(html_file)
         err.print(f"report: {html_file}", highlight=False, soft_wrap=True)
     bench_tables.print_result(result)
 
@@ -132,5 +132,5 @@ def report(
 ) -> None:
     """Write the report of a result as a page."""
     options.need_folders(html_file)
-    bench.write_html(bench.read(result), html_file)
+    bench.read(result).write_html(html_file)
     err.print(f"report: {html_file}", highlight=False, soft_wrap=True)
