@@ -56,6 +56,15 @@ def test_what_a_seed_does_not_have_is_null() -> None:
     )
 
 
+def test_what_a_policy_says_of_itself_is_a_mean_of_the_seeds_that_have_it() -> None:
+    runs = [run("a", seed, 1.0) for seed in range(3)] + [run("b", seed, 1.0) for seed in range(3)]
+    runs[3]["figures"] = {"trainings": 2.0}
+    runs[5]["figures"] = {"trainings": 4.0, "ttft_mape_percent": 7.5}
+    figures = summarise(runs, "a")
+    assert figures["b"]["figures"] == {"trainings": 3.0, "ttft_mape_percent": 7.5}
+    assert "figures" not in figures["a"]
+
+
 def test_the_order_of_the_runs_changes_nothing() -> None:
     runs = [run(policy, seed, 1.0 + seed * (policy == "b")) for policy in "ab" for seed in range(5)]
     assert summarise(runs, "a") == summarise(runs[::-1], "a")

@@ -17,6 +17,7 @@ from irouter.evaluation.presentation import (
     ordered,
     ratio,
     remarks,
+    self_reports,
     verdict,
 )
 
@@ -36,6 +37,9 @@ def print_comparison(comparison: Comparison) -> None:
     ):
         out.print()
         out.print(table)
+    for line in self_reports(policies):
+        out.print()
+        out.print(Text(line, style="dim"))
 
 
 def _latency(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Table:

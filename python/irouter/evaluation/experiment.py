@@ -68,6 +68,7 @@ class Experiment:
         content["name"] = self.name
         content["policies"] = [choice.to_data() for choice in self.policies]
         content["profile"] = profiles.load(content["profile"])
+        content["profile"]["scheduler"] |= content.pop("scheduler", {})
         if content["router_profile"] not in _ROUTER_PROFILES:
             content["router_profile"] = profiles.load(content["router_profile"])
         return json.dumps(content, sort_keys=True, allow_nan=False)

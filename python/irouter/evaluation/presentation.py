@@ -132,6 +132,19 @@ def facts(comparison: Comparison) -> list[str]:
     ]
 
 
+def self_reports(policies: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What policies say of themselves, such as how well their own predictor did: a line for each that does."""
+    return [
+        f"{name}: {', '.join(f'{_words(key)} {value:,.1f}' for key, value in figures['figures'].items())}"
+        for name, figures in policies.items()
+        if "figures" in figures
+    ]
+
+
+def _words(key: str) -> str:
+    return key.replace("_percent", " %").replace("_", " ")
+
+
 def predictor(figures: Mapping[str, Any]) -> str:
     """The predictor with how good it was."""
     quality = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from irouter.evaluation import report_plots
 from irouter.evaluation.page import document, notes, plot, ratio_cell, row, section, table
-from irouter.evaluation.presentation import LATENCY, QUARTILES, WAITING, facts, ratio, remarks
+from irouter.evaluation.presentation import LATENCY, QUARTILES, WAITING, facts, ratio, remarks, self_reports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ def _sections(comparison: Comparison, styles: Styles) -> list[str]:
         against_load = plot("against-load", report_plots.against_load(styles, comparison.sweep))
         sections.insert(1, section("Latency against load", text, against_load))
     sections.append(section("Tokens, waiting and counts", "", _table(styles, WAITING)))
-    remarked = (*remarks(comparison), *comparison.experiment.notes)
+    remarked = (*remarks(comparison), *self_reports(styles.policies), *comparison.experiment.notes)
     sections.append(section("Notes", "", notes(remarked)))
     return sections
 

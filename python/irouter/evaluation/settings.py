@@ -20,6 +20,7 @@ class Settings(TypedDict, total=False):
         profile: Latency profile of the instances: a shipped name or a `.json` file.
         instances: Instances of the cluster, all alike.
         kv_blocks: KV blocks per instance, in place of the profile's.
+        scheduler: Scheduler limits in place of the profile's: `{"mode": "vllm-v1", "max_num_seqs": 128, ...}`.
         prefix_cache: Whether engines keep prefix blocks, in place of the profile's setting.
         router_profile: What the router believes the instances to be: `exact`, `fitted` (calibrated on a separate noisy
             log), a shipped name or a `.json` file.
@@ -54,6 +55,7 @@ class Settings(TypedDict, total=False):
     profile: str
     instances: int
     kv_blocks: int | None
+    scheduler: Mapping[str, Any]
     prefix_cache: bool | None
     router_profile: str
     workload: Mapping[str, Any]

@@ -21,12 +21,14 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> dict[str, di
     """The figures of each policy.
 
     Args:
-        runs: Runs of the simulator, each with `policy`, `seed` and `summary`; every policy on the same seeds.
+        runs: Runs of the simulator, each with `policy`, `seed`, `summary` and, where the policy says something of
+            itself, `figures`; every policy on the same seeds.
         reference: The policy that ratios are against.
 
     Returns:
         By policy: each figure of the summaries; `ci95` with `[low, high]` and `ratio` with `[value, low, high]` of
-        each. A figure that a seed does not have is null, and so are the intervals of one seed.
+        each. A figure that a seed does not have is null, and so are the intervals of one seed. Under `figures`, where
+        there are any, what the policy says of itself: means over the seeds that have it.
     """
     summaries: dict[str, list[Mapping[str, Any]]] = {}
     for run in sorted(runs, key=lambda run: run["seed"]):
@@ -51,7 +53,21 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> dict[str, di
         }
         for key in COUNTS & figures[policy].keys():
             figures[policy][key] = round(figures[policy][key])
+        if own := _own_figures([run for run in runs if run["policy"] == policy]):
+            figures[policy]["figures"] = own
     return figures
+
+
+def _own_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a policy says of itself, as means over the seeds that have it, in the order in which it says so."""
+    values: dict[str, dict[int, float]] = {}
+    for run in runs:
+        for name, value in run.get("figures", {}).items():
+            values.setdefault(name, {})[run["seed"]] = value
+    # Ascending seeds: a sum of floats depends on its order.
+    return {
+        name: float(np.mean([by_seed[seed] for seed in sorted(by_seed)])) for name, by_seed in values.items()
+    }
 
 
 def _flat(summary: Mapping[str, Any]) -> list[float]:

@@ -6,7 +6,7 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`history`], [`request`], [`profile`], [`engine`],
+//! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`history`], [`trees`], [`request`], [`profile`], [`engine`],
 //! [`state`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
@@ -23,6 +23,7 @@ pub mod request;
 pub mod router;
 pub mod state;
 pub mod time;
+pub mod trees;
 
 pub use decision::{Decision, Outcome};
 pub use error::{Error, Result};

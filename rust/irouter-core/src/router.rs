@@ -118,6 +118,11 @@ impl Router {
         (self.failures, self.last_failure.as_ref())
     }
 
+    /// What the policy says of itself ([`Policy::figures`]).
+    pub fn policy_figures(&self) -> Vec<(&'static str, f64)> {
+        self.policy.figures()
+    }
+
     /// Takes a request into the central queue.
     ///
     /// # Errors
@@ -162,7 +167,7 @@ impl Router {
         {
             return self.carry_out(verdict, now, false);
         }
-        let view = ClusterView::new(now, self.state.instances());
+        let view = ClusterView::new(now, &self.state);
         let queue = QueueView { queue: &self.queue, state: &self.state };
         let verdict = self.policy.decide(&view, &queue).and_then(|verdict| self.check(verdict));
         match verdict {
@@ -174,7 +179,7 @@ impl Router {
                 self.failures += 1;
                 self.last_failure = Some(error);
                 let head = QueueView { queue: &self.queue, state: &self.state }.head().map(|head| head.key);
-                let view = ClusterView::new(now, self.state.instances());
+                let view = ClusterView::new(now, &self.state);
                 let instance = view.lowest(InstanceState::work_seconds)?;
                 self.carry_out(Verdict::Dispatch { request: head.unwrap_or(oldest), instance }, now, true)
             }
@@ -288,7 +293,7 @@ impl Router {
 
     /// A request held for too long goes where the least work is predicted, as soon as an engine has room.
     fn release_oldest(&self, oldest: RequestKey) -> Option<Verdict> {
-        let view = ClusterView::new(self.now, self.state.instances());
+        let view = ClusterView::new(self.now, &self.state);
         let (request, _) = self.state.waiting(oldest)?;
         let has_room = |instance: &&InstanceState| {
             instance.in_flight() < instance.config().scheduler.max_num_seqs

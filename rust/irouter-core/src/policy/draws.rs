@@ -28,6 +28,22 @@ impl Draws {
         self.0.random()
     }
 
+    /// An index drawn with probability proportional to its weight, of which none is negative and at least one is there;
+    /// evenly when all are zero.
+    pub(super) fn weighted(&mut self, weights: &[f64]) -> usize {
+        let sum: f64 = weights.iter().sum();
+        if sum <= 0.0 {
+            return self.below(u32::try_from(weights.len()).unwrap_or(u32::MAX)) as usize;
+        }
+        let mut left = self.share() * sum;
+        let index = weights.iter().position(|&weight| {
+            left -= weight;
+            left < 0.0
+        });
+        // The last weight may be missed by a rounding error.
+        index.or_else(|| weights.iter().rposition(|&weight| weight > 0.0)).unwrap_or(0)
+    }
+
     /// The instance with the lowest cost, drawn evenly among equals; `None` without instances. Nothing is drawn when
     /// there is one lowest.
     pub(super) fn lowest_of<'a>(

@@ -148,4 +148,10 @@ pub trait Policy: Send {
     fn left(&mut self, instance: InstanceId) {
         let _ = instance;
     }
+
+    /// What the policy says of itself at the end of a run, such as how well its own predictor did: names that end in
+    /// their unit, finite numbers, always in the same order. Nothing by default.
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
 }

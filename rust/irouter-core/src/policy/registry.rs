@@ -21,6 +21,7 @@ use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
 use super::peers::dynamo_kv::DynamoKv;
+use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
 use super::peers::lmetric::Lmetric;
 use super::peers::smg_least_load::SmgLeastLoad;
@@ -153,6 +154,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
+    entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),

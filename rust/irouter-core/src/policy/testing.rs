@@ -109,7 +109,7 @@ impl Cluster {
     }
 
     fn view(&self) -> ClusterView<'_> {
-        ClusterView::new(self.now, self.state.instances())
+        ClusterView::new(self.now, &self.state)
     }
 
     pub(super) fn instance(&self, instance: u32) -> &InstanceState {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::ids::{InstanceId, RequestKey};
 use crate::queue::Queue;
 use crate::request::Request;
-use crate::state::{InstanceState, State};
+use crate::state::{InstanceState, Resident, State};
 use crate::time::Picos;
 
 /// Every instance at the time of a decision.
@@ -16,12 +16,23 @@ pub struct ClusterView<'a> {
     pub instances: &'a [InstanceState],
     /// By number, which of the ready ones are offered; all without it.
     only: Option<&'a [bool]>,
+    state: &'a State,
 }
 
 impl<'a> ClusterView<'a> {
     /// Every instance that is ready.
-    pub fn new(now: Picos, instances: &'a [InstanceState]) -> Self {
-        Self { now, instances, only: None }
+    pub(crate) fn new(now: Picos, state: &'a State) -> Self {
+        Self { now, instances: state.instances(), only: None, state }
+    }
+
+    /// The requests in flight on an instance, in no particular order.
+    pub fn residents(&self, instance: InstanceId) -> impl Iterator<Item = Resident<'a>> + use<'a> {
+        self.state.residents(instance)
+    }
+
+    /// When a request dispatched now reaches its engine, as the twins assume it.
+    pub fn reaches_engine(&self) -> Picos {
+        self.now.saturating_add(self.state.dispatch_delay())
     }
 
     /// The same, with only those instances offered that are marked by their number.

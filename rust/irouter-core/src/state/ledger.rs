@@ -103,7 +103,15 @@ impl Ledger {
         RequestKey { slot, generation: self.slots[slot as usize].generation }
     }
 
-    /// The entry and lease of a dispatched request by its slot.
+    /// The request and lease of a dispatched request by its slot.
+    pub(super) fn lease(&self, slot: u32) -> Option<(&Request, &Lease)> {
+        match self.slots.get(slot as usize)?.entry.as_ref()? {
+            Entry { request, place: Place::Dispatched(lease), .. } => Some((request, lease)),
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
     pub(super) fn lease_mut(&mut self, slot: u32) -> Option<(&Request, &mut Lease)> {
         match self.slots.get_mut(slot as usize)?.entry.as_mut()? {
             Entry { request, place: Place::Dispatched(lease), .. } => Some((request, lease)),

@@ -18,7 +18,7 @@ pub use prefix_index::PrefixIndex;
 pub use twin::Twin;
 pub use work::WorkRates;
 
-use crate::engine::{EngineConfig, Job};
+use crate::engine::{EngineConfig, Job, JobSlot};
 use crate::error::{Error, Result};
 use crate::event::EngineReport;
 use crate::ids::{InstanceId, RequestKey};
@@ -48,6 +48,19 @@ pub struct State {
     /// How many of them are ready.
     ready: u32,
     ledger: Ledger,
+}
+
+/// A request in flight on an instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// Tokens known to have been produced (needs [`Needs::progress`]).
+    pub produced: u32,
+    /// Expected output tokens still to come, given those (needs [`Needs::progress`]).
+    pub remaining_tokens: f64,
+    /// Its place in the instance's twin (needs [`Needs::twin`]).
+    pub slot: Option<JobSlot>,
 }
 
 /// A request that is no longer known.
@@ -104,6 +117,22 @@ impl State {
     /// [`Error::UnknownRequest`].
     pub fn request(&self, key: RequestKey) -> Result<&Request> {
         self.ledger.get(key).map(|entry| &entry.request)
+    }
+
+    /// The requests in flight on an instance, in no particular order; none on an instance that is not known.
+    pub fn residents(&self, id: InstanceId) -> impl Iterator<Item = Resident<'_>> {
+        let slots = self.instances.get(id.index()).map_or(&[][..], |instance| &instance.slots);
+        slots.iter().filter_map(|&slot| self.ledger.lease(slot)).map(|(request, lease)| Resident {
+            request,
+            produced: lease.produced,
+            remaining_tokens: lease.remaining_millitokens as f64 / MILLITOKENS,
+            slot: lease.twin.map(|twin| twin.slot),
+        })
+    }
+
+    /// Time from a decision until the engine has the request, as the twins assume it.
+    pub fn dispatch_delay(&self) -> Picos {
+        self.options.dispatch_delay
     }
 
     /// Whether any request is on an instance, so that an event is to come.

@@ -20,6 +20,19 @@ fn specs() -> Vec<PolicySpec> {
     specs.extend([
         PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0),
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),
+        // So that a handful of completions train it.
+        PolicySpec::named("llmd_predicted_latency")
+            .with_option("first_training", 10)
+            .with_option("rounds", 2),
+        PolicySpec::named("llmd_predicted_latency")
+            .with_option("first_training", 10)
+            .with_option("retraining", 5)
+            .with_option("rounds", 2)
+            .with_option("own_events", true)
+            .with_option("predicted_lengths", true)
+            .with_option("ttft_source", "predicted")
+            .with_option("ttft_slo_seconds", 1.0)
+            .with_option("tpot_slo_seconds", 0.1),
         PolicySpec::named("llmd_token_load").with_option("output_estimate", "buckets"),
         PolicySpec::named("smg_least_load").with_option("exact_tokens", false),
     ]);

@@ -13,7 +13,7 @@ pub use saturation::saturation_rate;
 pub use single::{RequestColumns, simulate};
 
 use crate::error::{Result, SimError};
-use crate::metrics::{Run, Summary, canonical_json};
+use crate::metrics::{Run, Summary, canonical_json, finite};
 use crate::simulator::{RunConfig, RunOutput, Simulator};
 
 use prepare::{Prepared, Window};
@@ -105,7 +105,7 @@ fn cell(
         ..prepared.run_config(window, spec.name())?
     };
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, occupancy } =
+    let RunOutput { records, gaps, occupancy, figures } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
@@ -117,6 +117,10 @@ fn cell(
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;
+    let figures = figures
+        .into_iter()
+        .map(|(name, value)| Ok((name, finite(&format!("policies.{}.{name}", spec.label()), value)?)))
+        .collect::<Result<_>>()?;
     let curves = is_first.then(|| Curves::new(&records, window.measured.clone()));
-    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, curves, occupancy })
+    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, figures, curves, occupancy })
 }

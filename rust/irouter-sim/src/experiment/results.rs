@@ -1,5 +1,6 @@
 //! The result of an experiment, as it is written to JSON.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use irouter_core::Picos;
@@ -28,6 +29,9 @@ pub(super) struct RunResult {
     pub(super) policy: String,
     pub(super) seed: u64,
     pub(super) summary: Summary,
+    /// What the policy says of itself, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) figures: BTreeMap<&'static str, f64>,
     /// On the first seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) curves: Option<Curves>,

@@ -41,6 +41,8 @@ pub struct RunOutput {
     pub gaps: GapHistogram,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
+    /// What the policy says of itself at the end.
+    pub figures: Vec<(&'static str, f64)>,
 }
 
 /// One run of one policy.
@@ -145,7 +147,12 @@ impl<'a> Simulator<'a> {
                 hold_until = self.decide()?;
             }
         }
-        Ok(RunOutput { records: self.recorder.records, gaps: self.recorder.gaps, occupancy: self.occupancy })
+        Ok(RunOutput {
+            figures: self.router.policy_figures(),
+            records: self.recorder.records,
+            gaps: self.recorder.gaps,
+            occupancy: self.occupancy,
+        })
     }
 
     /// Whether the policy looks at anything that engines do.

@@ -143,13 +143,8 @@ fn soft_lowest(costs: &[f64], temperature: f64, draws: &mut Draws) -> usize {
     let range = highest - lowest;
     let weight =
         |cost: f64| if range > 0.0 { libm::exp((lowest - cost) / (range * temperature)) } else { 1.0 };
-    let mut left = draws.share() * costs.iter().map(|&cost| weight(cost)).sum::<f64>();
-    let index = costs.iter().position(|&cost| {
-        left -= weight(cost);
-        left < 0.0
-    });
-    // The last weight may be missed by a rounding error.
-    index.unwrap_or(costs.len() - 1)
+    let weights: Vec<f64> = costs.iter().map(|&cost| weight(cost)).collect();
+    draws.weighted(&weights)
 }
 
 impl Configurable for DynamoKv {

@@ -9,6 +9,7 @@ use crate::state::InstanceState;
 
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{TokenTally, expected_output_tokens, uncached_tokens};
+use crate::policy::peers::affinity::{AffinityFilter, cached_share};
 use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, End, Needs, Policy};
 use crate::time::Picos;
@@ -87,11 +88,9 @@ const OUTPUT_CLASS_EDGES: [f64; 2] = [500.0, 2000.0];
 const OUTPUT_CLASS_TOKENS: [u32; 3] = [100, 1000, 4096];
 
 impl LlmdTokenLoadOptions {
-    fn is_sticky(&self, instance: &InstanceState, request: &Request) -> bool {
-        let block_tokens = instance.config().kv.block_tokens;
-        let full = request.prompt_tokens / block_tokens;
-        let cached = (request.prompt_tokens - uncached_tokens(instance, request)) / block_tokens;
-        full > 0 && f64::from(cached) >= self.affinity_threshold * f64::from(full)
+    fn affinity(&self) -> AffinityFilter {
+        let Self { affinity_threshold: threshold, max_ttft_penalty_seconds, .. } = *self;
+        AffinityFilter { threshold, max_ttft_penalty_seconds }
     }
 }
 
@@ -120,24 +119,14 @@ impl LlmdTokenLoad {
         instance.queued_prefill_tokens() + self.outputs.tokens(instance.id())
     }
 
-    /// Whether the sticky instances are to be kept; there is none otherwise.
+    /// Whether the sticky instances are to be kept; there may be none otherwise.
     fn keeps_sticky(&self, view: &ClusterView<'_>, request: &Request) -> bool {
-        let [mut sticky, mut others] = [None::<u64>; 2];
-        for instance in view.ready() {
-            let tokens = self.tokens_in_flight(instance);
-            let least = if self.options.is_sticky(instance, request) { &mut sticky } else { &mut others };
-            *least = Some(least.map_or(tokens, |least| least.min(tokens)));
-        }
-        let LlmdTokenLoadOptions { max_ttft_penalty_seconds, peak_prefill_tokens_per_second, .. } =
-            self.options;
-        match (sticky, others) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(sticky), Some(others)) => {
-                let behind = (sticky as f64 - others as f64) / peak_prefill_tokens_per_second;
-                max_ttft_penalty_seconds == 0.0 || behind <= max_ttft_penalty_seconds
-            }
-        }
+        let affinity = self.options.affinity();
+        affinity.keeps_sticky(view.ready().map(|instance| {
+            let seconds =
+                self.tokens_in_flight(instance) as f64 / self.options.peak_prefill_tokens_per_second;
+            (affinity.is_sticky(cached_share(instance, request)), seconds)
+        }))
     }
 }
 
@@ -145,15 +134,8 @@ impl Configurable for LlmdTokenLoad {
     type Options = LlmdTokenLoadOptions;
 
     fn new(options: LlmdTokenLoadOptions, seed: u64) -> Result<Self> {
-        let LlmdTokenLoadOptions { affinity_threshold: threshold, max_ttft_penalty_seconds: penalty, .. } =
-            options;
+        options.affinity().validate("affinity_threshold")?;
         let rate = options.peak_prefill_tokens_per_second;
-        if !(threshold > 0.0 && threshold <= 1.0) {
-            return Err(Error::field("affinity_threshold", threshold, "a share above 0, up to 1"));
-        }
-        if !(penalty.is_finite() && penalty >= 0.0) {
-            return Err(Error::field("max_ttft_penalty_seconds", penalty, "zero or more"));
-        }
         if !(rate.is_finite() && rate > 0.0) {
             return Err(Error::field("peak_prefill_tokens_per_second", rate, "a positive number"));
         }
@@ -183,7 +165,8 @@ impl Policy for LlmdTokenLoad {
         if !only_sticky {
             return draws.lowest(view, cost);
         }
-        let kept = view.ready().filter(|instance| options.is_sticky(instance, request));
+        let affinity = options.affinity();
+        let kept = view.ready().filter(|instance| affinity.is_sticky(cached_share(instance, request)));
         draws.lowest_of(kept, cost).ok_or_else(|| view.no_instance())
     }
 

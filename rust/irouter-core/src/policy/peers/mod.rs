@@ -5,7 +5,9 @@
 //! lengths. [`super::Configurable::EQUALISED`] names those options and [`super::Configurable::TUNABLE`] the constants that a
 //! search may set, so that a comparison can show a rule both as shipped and at its best.
 
+mod affinity;
 pub(super) mod dynamo_kv;
+pub(super) mod llmd_predicted_latency;
 pub(super) mod llmd_token_load;
 pub(super) mod lmetric;
 pub(super) mod smg_least_load;

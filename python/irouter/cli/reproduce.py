@@ -1,0 +1,68 @@
+"""`irouter reproduce`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from irouter._core import IrouterError
+from irouter.cli.console import err, out, progress
+from irouter.evaluation import Comparison
+from irouter.reproduction import pages, words
+from irouter.reproduction.paper import Reproduction, Setup
+from irouter.reproduction.paper import paper as run_paper
+
+EXAMPLES = """[bold]Examples[/bold]
+
+irouter reproduce paper
+
+irouter reproduce paper --seeds 3 --html paper.html --markdown paper.md
+"""
+
+reproduce = typer.Typer(help="Published experiments, run again.", no_args_is_help=True)
+
+
+def _file(name: str, what: str) -> Any:
+    return typer.Option(name, help=f"Write {what} here.", rich_help_panel="Output", show_default=False)
+
+
+@reproduce.command(epilog=EXAMPLES)
+def paper(
+    *,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds in place of 20.", min=1, show_default=False)
+    ] = None,
+    json_file: Annotated[Path | None, _file("--json", "the figures")] = None,
+    html_file: Annotated[Path | None, _file("--html", "a page with plots")] = None,
+    markdown_file: Annotated[Path | None, _file("--markdown", "the tables")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.")] = 0,
+) -> None:
+    """The experiments of Jain et al. (arXiv 2408.13510), beside the printed gains."""
+    wanted = ((json_file, Reproduction.to_json), (html_file, pages.html), (markdown_file, pages.markdown))
+    files = [(file, text) for file, text in wanted if file is not None]
+    for file, _ in files:
+        if not file.parent.is_dir():
+            raise IrouterError(f"no folder {file.parent} for {file.name}")
+    with progress("simulating") as report:
+        reproduction = run_paper(seeds=seeds, threads=threads, progress=report)
+    for setup, comparison in reproduction.experiments:
+        _print(setup, comparison)
+    for file, text in files:
+        file.write_text(text(reproduction), "utf-8")
+        err.print(f"written: {file}", highlight=False, soft_wrap=True)
+
+
+def _print(setup: Setup, comparison: Comparison) -> None:
+    for title, point, printed in words.points(setup, comparison):
+        out.print()
+        out.print(title, style="bold")
+        out.print(words.situation(setup, comparison, point), style="dim", highlight=False)
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for index, heading in enumerate(words.HEADINGS):
+            table.add_column(heading, justify="right" if index else "left")
+        for row in words.rows(point, printed):
+            table.add_row(row.policy, *row.cells())
+        out.print(table)
+    if setup.agents:
+        out.print(words.agents(setup), style="dim", highlight=False)
