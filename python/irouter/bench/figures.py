@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from irouter.bench.jobs import Job, JobResult
     from irouter.bench.plan import PlannedPoint
 
-Windows = dict[str, list[list[Any]]]
-"""Figures of each policy's windows, without their keys."""
-
 
 def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[str, Any]:
     """A point in the result.
@@ -27,13 +24,17 @@ def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[
         done: Its jobs with what came out, the first with the reference on all windows.
     """
     point, first = planned.point, done[0][1]
-    windows: Windows = defaultdict(list)
+    keys: list[str] = list(first.runs[0]["summary"])
+    windows: dict[str, list[list[Any]]] = defaultdict(list)
+    own_figures: dict[str, list[Mapping[str, float]]] = defaultdict(list)
     for job, result in done:
-        for policy, _, summary, _ in cells(job, result):
-            windows[policy].append(list(summary.values()))
-    keys, reference = list(first.summaries[0]), planned.experiment.reference
+        for policy, _, run, _ in cells(job, result):
+            windows[policy].append([run["summary"][key] for key in keys])
+            if "figures" in run:
+                own_figures[policy].append(run["figures"])
+    measured = {"window_keys": keys, "windows": dict(windows), "own_figures": dict(own_figures)}
     results = {"workload": first.workload, "predictor": first.predictor}
-    figures = summarised(keys, windows, reference)
+    figures = summarised(measured, planned.experiment.reference)
     report = Comparison(planned.experiment, ComparedPoint(None, results, figures)).report()
     return {
         **{key: value for key, value in report.items() if key not in {"version", "sweep"}},
@@ -46,38 +47,45 @@ def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[
         "scenario_sha256": planned.scenario_sha256,
         "trace_sha256": planned.trace_sha256,
         "columns": {choice.label: choice.to_data() for choice in planned.experiment.policies},
-        "window_keys": keys,
-        "windows": dict(windows),
+        **measured,
     }
 
 
 def cells(job: Job, result: JobResult) -> Iterator[tuple[str, int, Mapping[str, Any], float | None]]:
-    """Each run of a job: policy, window, figures, and how long it took."""
+    """Each run of a job: policy, window, what came out, and how long it took."""
     policies = [policy.label for policy in job.experiment.policies]
     first_window = int(job.experiment.settings["first_seed"])
-    for index, (summary, seconds) in enumerate(zip(result.summaries, result.seconds, strict=True)):
+    for index, (run, seconds) in enumerate(zip(result.runs, result.seconds, strict=True)):
         window, policy = divmod(index, len(policies))
-        yield policies[policy], first_window + window, summary, seconds
+        yield policies[policy], first_window + window, run, seconds
 
 
-def summarised(
-    keys: Sequence[str], windows: Mapping[str, Sequence[Sequence[Any]]], reference: str
-) -> dict[str, dict[str, Any]]:
+def runs_of(measured: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
+    """The runs of a policy as the simulator returned them, from the windows of a point."""
+    own_figures = measured["own_figures"].get(policy)
+    return [
+        {
+            "policy": policy,
+            "seed": window,
+            "summary": dict(zip(measured["window_keys"], row, strict=True)),
+            **({} if own_figures is None else {"figures": own_figures[window]}),
+        }
+        for window, row in enumerate(measured["windows"][policy])
+    ]
+
+
+def summarised(measured: Mapping[str, Any], reference: str) -> dict[str, dict[str, Any]]:
     """The figures of each policy over its windows, with ratios to the reference on the same windows.
 
     Each policy's figures depend on its own windows and the reference's only, not on who else ran.
     """
     by_count: dict[int, list[str]] = defaultdict(list)
-    for policy, rows in windows.items():
+    for policy, rows in measured["windows"].items():
         by_count[len(rows)].append(policy)
     figures: dict[str, dict[str, Any]] = {}
     for count, policies in by_count.items():
-        runs = [
-            {"policy": policy, "seed": seed, "summary": dict(zip(keys, row, strict=True))}
-            for policy in dict.fromkeys([reference, *policies])
-            for seed, row in enumerate(windows[policy][:count])
-        ]
-        together = summarise(runs, reference)
+        names = dict.fromkeys([reference, *policies])
+        together = summarise([run for name in names for run in runs_of(measured, name)[:count]], reference)
         figures |= {policy: together[policy] for policy in policies}
     return figures
 

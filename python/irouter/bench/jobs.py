@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import os
 import threading
@@ -45,14 +46,15 @@ class JobResult:
     Attributes:
         workload: The workload in figures.
         predictor: The predictor in figures.
-        summaries: Figures of each run, by window, then by policy in the order of the job.
+        runs: Each run with its `summary` and, where the policy says something of itself, `figures`: by window, then by
+            policy in the order of the job.
         seconds: How long each run took, in the same order; the first is not known, since what all share is prepared
             before it ends.
     """
 
     workload: Mapping[str, Any]
     predictor: Mapping[str, Any]
-    summaries: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
     seconds: Sequence[float | None]
 
 
@@ -75,10 +77,8 @@ def run_job(job: Job, workload: Workload | None, progress: Callable[[], None] = 
         job.experiment.to_json(), workload, threads=1, progress=ended, callables=job.experiment.functions
     )
     results = json.loads(text)
-    seconds = [end - start for start, end in zip(ends, ends[1:], strict=False)]
-    return JobResult(
-        results["workload"], results["predictor"], [run["summary"] for run in results["runs"]], [None, *seconds]
-    )
+    seconds = [end - start for start, end in itertools.pairwise(ends)]
+    return JobResult(results["workload"], results["predictor"], results["runs"], [None, *seconds])
 
 
 def execute(

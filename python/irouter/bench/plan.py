@@ -143,7 +143,7 @@ def _refuse_unknown(experiment: Experiment) -> None:
 
 
 def scenario_hash(experiment: Experiment) -> str:
-    """SHA-256 of a resolved scenario as canonical JSON: profile, workload and settings, without policies and windows."""
+    """SHA-256 of a resolved scenario as canonical JSON: profile, workload, settings; not policies and windows."""
     content = json.loads(experiment.to_json())
     kept = {key: value for key, value in content.items() if key not in _NOT_OF_THE_SCENARIO}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -62,7 +62,10 @@ def _headline(standings: Sequence[Standing]) -> str:
     peers = [(standing, score) for standing, score in complete if kind(standing.policy) is Kind.PEER]
     if peers and kind(best.policy) is not Kind.PEER:
         peer, score = peers[0]
-        sentence += f" The first other router as shipped: <b>{escape(peer.policy)}</b>, {score.mean:.3f} and {score.tail:.3f}."
+        sentence += (
+            f" The first other router as shipped: <b>{escape(peer.policy)}</b>, {score.mean:.3f} and "
+            f"{score.tail:.3f}."
+        )
     return sentence
 
 
@@ -78,13 +81,17 @@ def _sections(result: Result) -> Iterator[str]:
             "Ratios to the reference; below and left of the dotted lines both are better. Under each title are the "
             "policies that no other beats in both, from the lowest mean to the lowest P99."
         )
-        yield section(f"Mean against P99, {predictors}", text, plot("frontiers", report_plots.frontiers(result)))
+        yield section(
+            f"Mean against P99, {predictors}", text, plot("frontiers", report_plots.frontiers(result))
+        )
         policies = [standing.policy for standing in standings if kind(standing.policy) is not Kind.QUEUED]
         text = (
             "P99 E2E by quartile of output length, against the reference: an order that favours short requests "
             "shows on the right of each block."
         )
-        yield section(f"Who pays, {predictors}", text, plot("who-pays", report_plots.who_pays(result, policies)))
+        yield section(
+            f"Who pays, {predictors}", text, plot("who-pays", report_plots.who_pays(result, policies))
+        )
     yield from _sweeps(result)
     yield section("Points", "", _points(result))
     if result.data["speed"]:
@@ -135,7 +142,17 @@ def _sweeps(result: Result) -> Iterator[str]:
 
 
 def _points(result: Result) -> str:
-    headings = ["point", "what", "cluster", "load", "requests/s", "windows", "measured", "predictor (tau-b)", "scenario"]
+    headings = [
+        "point",
+        "what",
+        "cluster",
+        "load",
+        "requests/s",
+        "windows",
+        "measured",
+        "predictor (tau-b)",
+        "scenario",
+    ]
     rows = []
     for point in result.points.values():
         workload, tau = point["workload"], point["predictor_quality"]["tau_b"]
@@ -154,21 +171,37 @@ def _points(result: Result) -> str:
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
         )
-    return table(headings, rows)
+    return table([*headings, "scenario"], rows)
 
 
 def _remarks(result: Result) -> Iterator[str]:
     for skipped in result.data["skipped"]:
-        yield f"skipped: {skipped['name']} ({skipped['title']}), its trace was not given; {skipped['trace_source']}"
-    fewer: dict[str, dict[int, int]] = {}
-    for point in result.points.values():
-        for policy, rows in point["windows"].items():
-            if len(rows) < point["seeds"]:
-                fewer.setdefault(policy, {})[len(rows)] = point["seeds"]
-    for policy, counts in fewer.items():
-        yield f"{policy} ran on {', '.join(f'{few} of {all_}' for few, all_ in counts.items())} windows: it is slow to simulate"
+        yield f"skipped: {skipped['name']} ({skipped['title']}), no trace was given; {skipped['trace_source']}"
+    yield from _fewer_windows(result)
+    yield from _own_figures(result)
     for point in result.points.values():
         if point["workload"]["disjoint"] is False:
             yield f"{point['name']}: windows overlap, its intervals cover alignment only"
-    yield "every policy met the same arrivals, lengths, predictions and noise; warm-up is the same for all and not measured"
+    yield "every policy met the same arrivals, lengths, predictions and noise; the same warm-up is left out for all"
     yield f"irouter bench verify repeats runs of this result; its digest is {result.data['digest']}"
+
+
+def _fewer_windows(result: Result) -> Iterator[str]:
+    fewer: dict[str, set[str]] = {}
+    for point in result.points.values():
+        for policy, rows in point["windows"].items():
+            if len(rows) < point["seeds"]:
+                fewer.setdefault(policy, set()).add(f"{len(rows)} of {point['seeds']}")
+    for policy, counts in fewer.items():
+        yield f"{policy} is slow to simulate and ran on {', '.join(sorted(counts))} windows of a point"
+
+
+def _own_figures(result: Result) -> Iterator[str]:
+    """What policies say of themselves, such as how well their own predictor did: the range over all points."""
+    ranges: dict[tuple[str, str], list[float]] = {}
+    for point in result.points.values():
+        for policy, figures in point["policies"].items():
+            for name, value in figures.get("figures", {}).items():
+                ranges.setdefault((policy, name), []).append(value)
+    for (policy, name), values in ranges.items():
+        yield f"{policy}: {name.replace('_', ' ')} from {min(values):,.1f} to {max(values):,.1f} over the points"

@@ -81,7 +81,9 @@ def frontiers(result: Result) -> Figure:
         figure.update_yaxes(title="P99 E2E", row=row, col=1)
     figure.update_xaxes(title="mean E2E", row=rows)
     figure = styled(figure, height=100 + 350 * rows, legend=True)
-    return figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.0 + 0.2 / rows, "yanchor": "bottom"})
+    return figure.update_layout(
+        legend={"orientation": "h", "x": 0, "y": 1.0 + 0.2 / rows, "yanchor": "bottom"}
+    )
 
 
 def _marker(each: Kind) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def _title(point: Mapping[str, Any]) -> str:
     beyond = len(ratios) - len(shown)
     lines, named = [""], _frontier(shown)
     for policy in named:
-        part = f"{policy} › " if policy != named[-1] else policy
+        part = f"{policy} → " if policy != named[-1] else policy
         if len(lines[-1]) + len(part) > _TITLE_CHARACTERS and lines[-1]:
             lines.append("")
         lines[-1] += part
@@ -186,7 +188,9 @@ def sweep(points: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -
     figure = make_subplots(cols=2, horizontal_spacing=0.07, subplot_titles=[title for _, title in panels])
     for index, policy in enumerate(policies):
         for column, (key, _) in enumerate(panels, start=1):
-            ratios = [point["policies"].get(policy, {}).get("ratio", {}).get(key, [None] * 3) for _, point in cases]
+            ratios = [
+                point["policies"].get(policy, {}).get("ratio", {}).get(key, [None] * 3) for _, point in cases
+            ]
             figure.add_trace(
                 go.Scatter(
                     x=[case for case, _ in cases],
@@ -227,4 +231,6 @@ def speeds(result: Result) -> Figure:
     figure.update_xaxes(type="log", title="simulated requests per second and thread", dtick=1)
     figure.update_yaxes(categoryorder="array", categoryarray=[policy for policy, _ in by_speed], dtick=1)
     figure = styled(figure, height=110 + _ROW_PIXELS * len(by_speed), left=190, legend=True)
-    return figure.update_layout(bargap=0.25, legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"})
+    return figure.update_layout(
+        bargap=0.25, legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"}
+    )

@@ -48,7 +48,9 @@ def run(
     plan = make_plan(loaded, loaded.mode(mode), loaded.select(points), policies, folder)
     jobs = [list(planned.jobs()) for planned in plan.points]
     results = iter(
-        execute([job for of_point in jobs for job in of_point], plan.traces, threads=threads, progress=progress)
+        execute(
+            [job for of_point in jobs for job in of_point], plan.traces, threads=threads, progress=progress
+        )
     )
     done = [[(job, next(results)) for job in of_point] for of_point in jobs]
     return sealed(

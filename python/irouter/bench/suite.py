@@ -54,7 +54,7 @@ class Point:
     sweep: str = ""
     base: str = ""
     kind: Kind = "compare"
-    settings: Settings = dataclasses.field(default_factory=lambda: Settings())
+    settings: Settings = dataclasses.field(default_factory=Settings)
     policies: tuple[str, ...] = ()
     queued: bool = False
     windows: int | None = None
@@ -101,7 +101,9 @@ class Suite:
         """
         if points is None:
             return self.points
-        known = list(dict.fromkeys(name for point in self.points for name in (point.sweep, point.name) if name))
+        known = list(
+            dict.fromkeys(name for point in self.points for name in (point.sweep, point.name) if name)
+        )
         for name in points:
             if name not in known:
                 raise unknown("point", name, known, f"the suite `{self.name}` has {', '.join(known)}")

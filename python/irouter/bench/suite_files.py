@@ -66,9 +66,7 @@ def _parse(name: str, where: str, text: str) -> Suite:
         mode: _entry(Mode, entry, f"{where}: mode `{mode}`")
         for mode, entry in content.get("modes", {}).items()
     }
-    points: list[Point] = []
-    for entry in content.get("points", []):
-        points.append(_point(entry, content, where))
+    points = [_point(entry, content, where) for entry in content.get("points", [])]
     for sweep in content.get("sweeps", []):
         points += [_point(entry, content, where) for entry in _cases(sweep, points, where)]
     for part, value in (("points", points), ("modes", modes)):

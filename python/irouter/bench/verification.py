@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from irouter import _core
 from irouter.bench import suite_files
 from irouter.bench.difference import Difference, leaves
-from irouter.bench.figures import cells, summarised
+from irouter.bench.figures import cells, runs_of, summarised
 from irouter.bench.jobs import execute
 from irouter.bench.plan import Plan, make_plan
 from irouter.bench.trace_files import TraceFolder
@@ -76,7 +76,7 @@ def verify(
     differences = [*_digest(result), *_scenarios(result, runnable), *_figures(result)]
     remarks += [f"not run again, its trace is not given: {point.name}" for point, _ in plan.skipped]
     sampled = _sample(result, runnable, sample)
-    differences += _repeated(result, runnable, plan, sampled, threads, progress)
+    differences += _repeated(result, plan, sampled, threads, progress)
     repeated = {policy for _, policy, _ in sampled}
     unchecked = {policy for point in result.points.values() for policy in point["windows"]} - repeated
     remarks += [f"no run repeated, no point to run it at: {policy}" for policy in sorted(unchecked)]
@@ -117,7 +117,7 @@ def _scenarios(result: Result, runnable: Mapping[str, PlannedPoint]) -> Iterator
 def _figures(result: Result) -> Iterator[Difference]:
     """Figures that do not follow from the windows they are of."""
     for name, point in result.points.items():
-        computed = summarised(point["window_keys"], point["windows"], point["reference"])
+        computed = summarised(point, point["reference"])
         for policy in {**computed, **point["policies"]}:
             stored = dict(leaves(point["policies"].get(policy, {})))
             found = dict(leaves(computed.get(policy, {})))
@@ -149,29 +149,32 @@ def _sample(result: Result, runnable: Mapping[str, PlannedPoint], count: int) ->
 
 def _repeated(
     result: Result,
-    runnable: Mapping[str, PlannedPoint],
     plan: Plan,
     sampled: list[Cell],
     threads: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Difference]:
+    planned = {each.point.name: each for each in plan.points}
     by_window: dict[tuple[str, int], list[str]] = defaultdict(list)
     for name, policy, window in sampled:
         by_window[name, window].append(policy)
-    places, jobs = list(by_window), [
-        _job(runnable[name], by_window[name, window], window) for name, window in by_window
-    ]
-    for (name, window), job, done in zip(
-        places, jobs, execute(jobs, plan.traces, threads=threads, progress=progress), strict=True
-    ):
+    jobs = [_job(planned[name], policies, window) for (name, window), policies in by_window.items()]
+    results = execute(jobs, plan.traces, threads=threads, progress=progress)
+    for (name, window), job, done in zip(by_window, jobs, results, strict=True):
         point = result.points[name]
-        for policy, _, summary, _ in cells(job, done):
-            stored = dict(zip(point["window_keys"], point["windows"][policy][window], strict=True))
-            yield from (
-                Difference(name, policy, f"{key} of window {window}", stored.get(key), summary.get(key))
-                for key in {**stored, **summary}
-                if stored.get(key) != summary.get(key)
-            )
+        for policy, _, run, _ in cells(job, done):
+            stored = _values(runs_of(point, policy)[window])
+            found = _values(run)
+            for key in {**stored, **found}:
+                if stored.get(key) != found.get(key):
+                    yield Difference(
+                        name, policy, f"{key} of window {window}", stored.get(key), found.get(key)
+                    )
+
+
+def _values(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Every single value of a run by its path."""
+    return dict(leaves(run["summary"])) | dict(leaves(run.get("figures", {}), "figures."))
 
 
 def _job(planned: PlannedPoint, policies: list[str], window: int) -> Job:

@@ -54,7 +54,9 @@ def run(
         typer.Option(help="Points or sweeps, with commas; all of the suite without it.", show_default=False),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few and short windows: minutes.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="As many windows of slow policies as of others.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="As many windows of slow policies as of others.")
+    ] = False,
     traces: _Traces = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result here.", show_default=False)

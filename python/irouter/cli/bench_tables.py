@@ -38,7 +38,11 @@ def print_result(result: Result) -> None:
     if by_class:
         out.print(table)
     for skipped in result.data["skipped"]:
-        out.print(Text(f"skipped {skipped['name']}: no trace in --traces; {skipped['trace_source']}", style="yellow"))
+        out.print(
+            Text(
+                f"skipped {skipped['name']}: no trace in --traces; {skipped['trace_source']}", style="yellow"
+            )
+        )
     windows = sum(len(rows) for point in points for rows in point["windows"].values())
     out.print(
         f"suite {result.suite}, {result.data['mode']}: {len(result.points)} points, {windows:,} runs, "

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from irouter import evaluation
-from irouter._core import IrouterError
 from irouter.cli import options, tables
 from irouter.cli.console import err, out, progress
 

@@ -72,7 +72,7 @@ class Trace:
         first = int(np.searchsorted(self.arrival_s, start_s))
         if first == len(self):
             raise IrouterError(f"the trace `{self.name}` has no request at or after {start_s:g} s")
-        columns = {
+        columns: dict[str, Any] = {
             field.name: column[first:]
             for field in dataclasses.fields(self)
             if isinstance(column := getattr(self, field.name), np.ndarray)

@@ -57,6 +57,8 @@ pub struct Simulator<'a> {
     due: Vec<Picos>,
     /// The last report interval for which each engine was read.
     polled: Vec<i64>,
+    /// What was read then, until the router is told.
+    reports: Vec<Option<EngineReport>>,
     keys: Vec<RequestKey>,
     slots: Vec<Option<JobSlot>>,
     recorder: Recorder,
@@ -98,6 +100,7 @@ impl<'a> Simulator<'a> {
             recorder: Recorder::new(workload, config.measured.clone()),
             due: vec![Picos::MAX; engines.len()],
             polled: vec![-1; engines.len()],
+            reports: vec![None; engines.len()],
             keys: Vec::with_capacity(rows),
             slots: vec![None; rows],
             now: Picos::ZERO,
@@ -117,25 +120,27 @@ impl<'a> Simulator<'a> {
     pub fn run(mut self) -> Result<RunOutput> {
         let mut next_row = 0;
         let mut hold_until = None;
-        while self.recorder.open_measured > 0 {
+        // As of the last look at every engine: when readings are taken must not decide when a run ends.
+        let mut open = self.recorder.open_measured;
+        while open > 0 {
             let arrival = self.workload.arrival().get(next_row).copied();
             let event = self.next_event_known(hold_until);
-            let sample = self.occupancy.as_ref().and_then(Occupancy::next_sample);
-            let sample = sample.map(|sample| sample + self.config.delays.event);
-            let times = [arrival, event, self.disturbances.next(), sample];
+            let times = [arrival, event, self.disturbances.next()];
             let Some(now) = times.into_iter().flatten().min().filter(|&time| time < Picos::MAX) else {
                 // Nothing is left but what the engines finish by themselves.
-                if self.drain()? {
+                self.sample(Picos::MAX)?;
+                self.drain()?;
+                if self.recorder.open_measured < open {
+                    open = self.recorder.open_measured;
                     continue;
                 }
                 return Err(SimError::Stuck { waiting: self.router.waiting(), at: self.now.as_seconds() });
             };
             self.now = self.now.max(now);
+            self.sample(self.now - self.config.delays.event)?;
             if self.observes() || self.router.waiting() > 0 || next_row % SWEEP_ARRIVALS == 0 {
                 self.synchronise()?;
-            }
-            if sample.is_some_and(|sample| sample <= self.now) {
-                self.sample()?;
+                open = self.recorder.open_measured;
             }
             let disturbed = self.disturb()?;
             let arrived = arrival.is_some_and(|arrival| arrival <= self.now);
@@ -196,20 +201,38 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
-    /// Reads the engines as they are one event delay ago.
-    fn sample(&mut self) -> Result<()> {
-        for index in 0..self.engines.len() {
-            self.advance(index, self.now - self.config.delays.event)?;
-        }
-        let loads = self.engines.iter().map(|engine| (engine.load(), engine.config().kv.blocks));
-        if let Some(occupancy) = &mut self.occupancy {
-            occupancy.record(loads, self.router.waiting());
+    /// Takes the readings of queues and KV use up to `until`. The router is told of nothing earlier or later than without.
+    fn sample(&mut self, until: Picos) -> Result<()> {
+        while let Some(at) =
+            self.occupancy.as_ref().and_then(Occupancy::next_sample).filter(|&at| at <= until)
+        {
+            for index in 0..self.engines.len() {
+                if let Some(interval) = self.needs.reports {
+                    self.read(index, at, interval)?;
+                }
+                self.advance(index, at)?;
+            }
+            let loads = self.engines.iter().map(|engine| (engine.load(), engine.config().kv.blocks));
+            if let Some(occupancy) = &mut self.occupancy {
+                occupancy.record(loads, self.router.waiting());
+            }
         }
         Ok(())
     }
 
-    /// Reads an engine's metrics as of the last multiple of `interval` that has become known.
+    /// Tells the router an engine's metrics as of the last multiple of `interval` that has become known.
     fn poll(&mut self, index: usize, known: Picos, interval: Picos) -> Result<()> {
+        self.read(index, known, interval)?;
+        if let Some(report) = self.reports[index].take()
+            && self.disturbances.is_up(index)
+        {
+            self.router.observe(Event::EngineReport { instance: instance(index), report }, self.now)?;
+        }
+        Ok(())
+    }
+
+    /// Reads an engine's metrics as of the last multiple of `interval` up to `known`, unless it was read then.
+    fn read(&mut self, index: usize, known: Picos, interval: Picos) -> Result<()> {
         let tick = known.0.div_euclid(interval.0.max(1));
         if tick <= self.polled[index] {
             return Ok(());
@@ -219,16 +242,13 @@ impl<'a> Simulator<'a> {
         self.advance(index, at)?;
         let load = self.engines[index].load();
         let blocks = f64::from(self.engines[index].config().kv.blocks);
-        let report = EngineReport {
+        self.reports[index] = Some(EngineReport {
             at,
             waiting: load.waiting,
             running: load.running,
             kv_usage: (f64::from(load.used_blocks) / blocks).min(1.0),
             queued_prefill_tokens: load.queued_prefill_tokens,
-        };
-        if self.disturbances.is_up(index) {
-            self.router.observe(Event::EngineReport { instance: instance(index), report }, self.now)?;
-        }
+        });
         Ok(())
     }
 
@@ -376,11 +396,19 @@ impl<'a> Simulator<'a> {
 
     /// The client of a request goes away, unless the request has ended.
     fn abort(&mut self, row: usize) -> Result<()> {
-        if row >= self.keys.len() || self.recorder.records.outcome[row] != Outcome::Open {
+        if row >= self.keys.len() {
+            return Ok(());
+        }
+        let in_flight = self.slots[row].is_some();
+        if in_flight {
+            // Nobody may have looked for long, and it may have ended since.
+            let index = self.recorder.records.instance[row] as usize;
+            self.advance(index, self.now - self.config.delays.event)?;
+        }
+        if self.recorder.records.outcome[row] != Outcome::Open {
             return Ok(());
         }
         let request = self.keys[row];
-        let in_flight = self.slots[row].is_some();
         if let Some(slot) = self.slots[row].take() {
             let index = self.recorder.records.instance[row] as usize;
             self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
@@ -394,17 +422,15 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
-    /// Runs every engine to its end; says whether anything happened.
-    fn drain(&mut self) -> Result<bool> {
-        let open = self.recorder.open_measured;
+    /// Runs every engine to its end.
+    fn drain(&mut self) -> Result<()> {
         for index in 0..self.engines.len() {
             while let Some(at) = self.engines[index].next_event() {
                 self.advance(index, at)?;
                 self.now = self.now.max(at + self.config.delays.event);
             }
         }
-        self.tell()?;
-        Ok(self.recorder.open_measured < open)
+        self.tell()
     }
 }
 
