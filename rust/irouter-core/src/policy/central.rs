@@ -147,6 +147,10 @@ impl<O: Order> Policy for Central<O> {
         self.rule.first_token(request, instance, now);
     }
 
+    fn progressed(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
+        self.rule.progressed(request, instance, tokens);
+    }
+
     fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
         self.rule.released(request, instance, end);
     }
@@ -215,6 +219,8 @@ impl Configurable for Central<ShortestFirst> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
     use super::*;
     use crate::policy::testing::{BLOCKS, Cluster, SLOTS, at, request};
 
@@ -302,6 +308,54 @@ mod tests {
             cluster.last_prompt_tokens()
         });
         assert_eq!(order, [200, 100, 300]);
+    }
+
+    /// Passes on which hooks were called.
+    struct Listener(Sender<&'static str>);
+
+    impl Policy for Listener {
+        fn needs(&self) -> Needs {
+            Needs { progress: true, ..Needs::default() }
+        }
+
+        fn place(&mut self, view: &ClusterView<'_>, _request: &Request) -> Result<InstanceId> {
+            view.lowest(|_| 0.0)
+        }
+
+        fn dispatched(&mut self, _request: &Request, _instance: InstanceId, _now: Picos) {
+            self.0.send("dispatched").unwrap();
+        }
+
+        fn first_token(&mut self, _request: &Request, _instance: InstanceId, _now: Picos) {
+            self.0.send("first_token").unwrap();
+        }
+
+        fn progressed(&mut self, _request: &Request, _instance: InstanceId, _tokens: u32) {
+            self.0.send("progressed").unwrap();
+        }
+
+        fn released(&mut self, _request: &Request, _instance: InstanceId, _end: End) {
+            self.0.send("released").unwrap();
+        }
+
+        fn left(&mut self, _instance: InstanceId) {
+            self.0.send("left").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rule_behind_the_queue_hears_of_everything() {
+        let (sender, heard) = channel();
+        let mut policy = Central::<ByArrival>::around(Box::new(Listener(sender)));
+        let mut cluster = Cluster::new(policy.needs(), 1);
+        let key = cluster.dispatch(&mut policy, request(16, 100), 0);
+        cluster.first_token(&mut policy, key);
+        cluster.progressed(&mut policy, key, 16);
+        cluster.finish(&mut policy, key);
+        policy.left(InstanceId(0));
+        drop(policy);
+        let everything = ["dispatched", "first_token", "progressed", "released", "left"];
+        assert_eq!(heard.iter().collect::<Vec<_>>(), everything);
     }
 
     #[test]

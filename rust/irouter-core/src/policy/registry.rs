@@ -20,11 +20,20 @@ use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::peers::aibrix_drain_rate::AibrixDrainRate;
+use super::peers::aibrix_least_latency::AibrixLeastLatency;
 use super::peers::dynamo_kv::DynamoKv;
+use super::peers::dynamo_kv_osl::DynamoKvOsl;
+use super::peers::least_kv::LeastKv;
+use super::peers::llmd_default::LlmdDefault;
 use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
+use super::peers::llumnix::Llumnix;
 use super::peers::lmetric::Lmetric;
+use super::peers::power_of_two_stale::PowerOfTwoStale;
+use super::peers::power_of_two_tokens::PowerOfTwoTokens;
 use super::peers::smg_least_load::SmgLeastLoad;
+use super::peers::vllm_dp::VllmDp;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
 use super::round_robin::RoundRobin;
@@ -152,10 +161,19 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<MaxCapacity>("max_capacity", Paper, "once a second, from the head of the queue to the most free KV cache that can take it"),
     entry::<MinMin>("min_min", Paper, "the waiting request that some instance completes first, by the upper bound of its predicted bucket"),
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
+    entry::<VllmDp>("vllm_dp", PEER, "vLLM data parallel: four times the waiting plus the running requests of the last statistics"),
+    entry::<PowerOfTwoStale>("power_of_two_stale", PEER, "vllm-router power_of_two: the lower polled load of two random instances, what was sent since not counted"),
+    entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
+    entry::<LeastKv>("least_kv", PEER, "AIBrix least-kv-cache: the lowest reported KV usage"),
+    entry::<AibrixLeastLatency>("aibrix_least_latency", PEER, "AIBrix least-latency: mean queue time of the past plus mean prefill and decode time per token"),
+    entry::<AibrixDrainRate>("aibrix_drain_rate", PEER, "AIBrix: running requests over the rate at which requests completed in the last minute"),
+    entry::<LlmdDefault>("llmd_default", PEER, "llm-d default scorers: queue, KV usage and cached prefix, weighted 2 : 2 : 3"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
+    entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "Dynamo KV router with output blocks, which weigh less as a request nears its expected length"),
+    entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),

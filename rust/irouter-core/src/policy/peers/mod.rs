@@ -5,9 +5,20 @@
 //! lengths. [`super::Configurable::EQUALISED`] names those options and [`super::Configurable::TUNABLE`] the constants that a
 //! search may set, so that a comparison can show a rule both as shipped and at its best.
 
+mod active_blocks;
 mod affinity;
+pub(super) mod aibrix_drain_rate;
+pub(super) mod aibrix_least_latency;
 pub(super) mod dynamo_kv;
+pub(super) mod dynamo_kv_osl;
+pub(super) mod least_kv;
+pub(super) mod llmd_default;
 pub(super) mod llmd_predicted_latency;
 pub(super) mod llmd_token_load;
+pub(super) mod llumnix;
 pub(super) mod lmetric;
+mod load;
+pub(super) mod power_of_two_stale;
+pub(super) mod power_of_two_tokens;
 pub(super) mod smg_least_load;
+pub(super) mod vllm_dp;
