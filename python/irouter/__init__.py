@@ -5,11 +5,23 @@ Importing this package imports NumPy and the compiled core, nothing heavier.
 
 from irouter import _core
 from irouter._core import Decision, IrouterError, Profile, Router, Workload
-from irouter.evaluation import Comparison, Point, Settings, Simulation, Trace, compare, read_trace, simulate
+from irouter.evaluation import (
+    Capacity,
+    Comparison,
+    Point,
+    Settings,
+    Simulation,
+    Trace,
+    capacity,
+    compare,
+    read_trace,
+    simulate,
+)
 
 __version__ = _core.VERSION
 
 __all__ = [
+    "Capacity",
     "Comparison",
     "Decision",
     "IrouterError",
@@ -21,6 +33,7 @@ __all__ = [
     "Trace",
     "Workload",
     "__version__",
+    "capacity",
     "compare",
     "read_trace",
     "simulate",

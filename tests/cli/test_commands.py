@@ -114,14 +114,15 @@ def test_a_trace_is_compared_without_a_scenario(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["compare"], ["simulate"], ["scenarios"], ["policies"], ["profiles"], ["calibrate"]]
+    "command",
+    [[], ["compare"], ["capacity"], ["simulate"], ["scenarios"], ["policies"], ["profiles"], ["calibrate"]],
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*command, "--help") == 0
     assert "Usage: irouter" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["compare", "simulate", "calibrate"])
+@pytest.mark.parametrize("command", ["compare", "capacity", "simulate", "calibrate"])
 def test_the_long_commands_give_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help") == 0
     printed = capsys.readouterr().out
@@ -143,6 +144,23 @@ def test_lists_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_profile_is_shown_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("profiles", "show", "llama-3.1-8b@h100") == 0
     assert json.loads(capsys.readouterr().out) == profiles.load("llama-3.1-8b@h100")
+
+
+def test_capacity_prints_and_writes_every_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "capacity.json"
+    search = ["--requests", "60", "--windows", "2", "--probes", "3"]
+    chosen = ["--policies", "random,central_fcfs(lookahead_requests=0)"]
+    assert run("capacity", "conversation", *search, *chosen, "--json", path) == 0
+    printed = capsys.readouterr().out
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert sorted(report["policies"]) == ["central_fcfs(lookahead_requests=0)", "random", "round_robin"]
+    for name, figures in report["policies"].items():
+        assert f"{name} " in printed
+        assert f"{figures['rate']:,.2f}" in printed
+        assert len(figures["probes"]) == 6
+    assert "requests/s" in printed
+    assert run("capacity", "conversation", *search, *chosen, "--json", "-") == 0
+    assert capsys.readouterr().out == path.read_text(encoding="utf-8")
 
 
 BAD = [
@@ -185,6 +203,27 @@ BAD = [
     (
         [*QUICK, "--set", "crashes=[{instance=9, at_s=1.0, down_s=1.0}]"],
         "`crashes.instance` is 9, expected an instance from 0 to 3",
+    ),
+    ([*QUICK, "--set", "clients={count=0, think_time_s=1.0}"], "`clients.count` is 0, expected at least 1"),
+    (
+        [*QUICK, "--load", "0.5", "--set", "clients={count=9, think_time_s=1.0}"],
+        "`clients` is given with a rate or a load, expected one of the two",
+    ),
+    (
+        [*QUICK, "--set", "slow=[{instance=0, factor=5000.0}]"],
+        "`slow.factor` is 5000, expected a factor from 1/1024 to 1024",
+    ),
+    (
+        [*QUICK, "--set", "router_profile_error={step_time=0.0}"],
+        "`router_profile_error.step_time` is 0, expected a factor from 0.01 to 100",
+    ),
+    (
+        ["capacity", "conversation", "--target", "1.5"],
+        "`target` is 1.5, expected a share above 0 and at most 1",
+    ),
+    (
+        ["capacity", "conversation", "--set", "load=0.5"],
+        "`load` is given to a search for the arrival rate, expected it left out",
     ),
     ([*QUICK, "--sweep", "1:0:0.1"], "--sweep 1:0:0.1: expected FROM:TO:STEP"),
     ([*QUICK, "--sweep", "a"], "--sweep a: expected FROM:TO:STEP"),

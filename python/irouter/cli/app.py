@@ -3,7 +3,7 @@
 import typer
 
 from irouter import __version__
-from irouter.cli import bench, calibrate, compare, listing, reproduce, simulate, tune
+from irouter.cli import bench, calibrate, capacity, compare, listing, reproduce, simulate, tune
 from irouter.cli.console import out
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=capacity.EXAMPLES)(capacity.capacity)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=tune.EXAMPLES)(tune.tune)

@@ -17,6 +17,8 @@ irouter compare --trace AzureLLMInferenceTrace_conv.csv --instances 4 --load 0.9
 
 irouter compare paper-main --policies "min_min,central_shortest(ageing=0.05)" --html report.html
 
+irouter compare conversation --set "clients={count=200, think_time_s=5.0}" --set "router_profile_error={step_time=1.4}"
+
 irouter compare azure-conv --trace conv.parquet --sweep 0.3:1.2:0.1 --json figures.json --html report.html
 """
 
@@ -35,18 +37,8 @@ def compare(
     instances: options.Instances = None,
     conditions: options.Conditions = None,
     step_noise: options.StepNoise = None,
-    policies: Annotated[
-        str | None,
-        typer.Option(
-            help="Policies, with commas; all without it.", rich_help_panel="Routing", show_default=False
-        ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="The policy that ratios are against.", rich_help_panel="Routing", show_default=False
-        ),
-    ] = None,
+    policies: options.Policies = None,
+    reference: options.Reference = None,
     predictor: options.Predictor = None,
     router_profile: options.RouterProfile = None,
     sweep: Annotated[
@@ -60,24 +52,14 @@ def compare(
     ] = None,
     slo_ttft: options.SloTtft = None,
     slo_tpot: options.SloTpot = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            help="Write every figure here; - for standard output.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
-    ] = None,
+    json_file: options.JsonFile = None,
     html_file: Annotated[
         Path | None,
         typer.Option(
             "--html", help="Write a page with plots here.", rich_help_panel="Output", show_default=False
         ),
     ] = None,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel="Output")
-    ] = 0,
+    threads: options.Threads = 0,
 ) -> None:
     """Compare policies on the same arrivals."""
     settings = options.settings(

@@ -108,6 +108,24 @@ Predictor = Annotated[
         show_default=False,
     ),
 ]
+Policies = Annotated[
+    str | None,
+    typer.Option(help="Policies, with commas; all without it.", rich_help_panel=_ROUTING, show_default=False),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="The policy that ratios are against.", rich_help_panel=_ROUTING, show_default=False),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Write every figure here; - for standard output.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel=_OUTPUT)]
 SloTtft = Annotated[
     float | None,
     typer.Option(

@@ -44,7 +44,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 def _latency(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Table:
     headings = [*(column.heading for column in LATENCY), f"E2E mean / {reference}", "P99"]
-    table = _table("Latency in seconds", policies, headings)
+    table = policy_table("Latency in seconds", policies, headings)
     for name, figures in policies.items():
         ratios = [_ratio(figures["ratio"][key]) for key in ("e2e_mean_s", "e2e_p99_s")]
         table.add_row(name, *_cells(policies, name, LATENCY), *ratios, style=_row_style(name, reference))
@@ -52,7 +52,7 @@ def _latency(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Table
 
 
 def _waiting(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Table:
-    table = _table("Tokens, waiting and counts", policies, [column.heading for column in WAITING])
+    table = policy_table("Tokens, waiting and counts", policies, [column.heading for column in WAITING])
     for name in policies:
         table.add_row(name, *_cells(policies, name, WAITING), style=_row_style(name, reference))
     return table
@@ -61,7 +61,7 @@ def _waiting(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Table
 def _who_pays(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Table:
     headings = [heading for quartile in QUARTILES for heading in (quartile, "ratio")]
     title = f"Who pays: P99 E2E by quartile of output length, in seconds and against {reference}"
-    table = _table(title, policies, headings)
+    table = policy_table(title, policies, headings)
     key = "e2e_p99_by_output_quartile_s"
     for name, figures in policies.items():
         cells: list[Text] = []
@@ -71,7 +71,8 @@ def _who_pays(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Tabl
     return table
 
 
-def _table(title: str, policies: Mapping[str, Any], headings: Sequence[str]) -> Table:
+def policy_table(title: str, policies: Mapping[str, Any], headings: Sequence[str]) -> Table:
+    """An empty table with a row per policy to come, and `headings` after its name."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )

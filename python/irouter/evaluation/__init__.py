@@ -1,7 +1,21 @@
 """Comparisons of policies: traces, experiments, statistics and reports."""
 
+from irouter.evaluation.capacity_search import Capacity, PolicyCapacity, Probe, capacity
 from irouter.evaluation.comparison import Comparison, Point, Simulation, compare, simulate
 from irouter.evaluation.settings import Settings
 from irouter.evaluation.traces import Trace, read_trace
 
-__all__ = ["Comparison", "Point", "Settings", "Simulation", "Trace", "compare", "read_trace", "simulate"]
+__all__ = [
+    "Capacity",
+    "Comparison",
+    "Point",
+    "PolicyCapacity",
+    "Probe",
+    "Settings",
+    "Simulation",
+    "Trace",
+    "capacity",
+    "compare",
+    "read_trace",
+    "simulate",
+]

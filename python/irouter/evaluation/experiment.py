@@ -97,6 +97,10 @@ def resolve(
     if trace is not None and not loaded.replays:
         raise IrouterError(f"the scenario `{loaded.name}` generates its requests, it takes no trace")
     merged = layered(DEFAULTS, loaded.settings, checked(settings, "settings"))
+    if merged.get("clients") is not None and merged.get("sweep"):
+        raise IrouterError(
+            "`sweep` is over arrival rates: expected none with `clients`, who wait for answers"
+        )
     policies = choose(merged.get("policies"), merged["reference"])
     read = read_trace(trace) if isinstance(trace, str | Path) else trace
     name = read.name if scenario is None and read is not None else loaded.name

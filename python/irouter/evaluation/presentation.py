@@ -125,11 +125,19 @@ def facts(comparison: Comparison) -> list[str]:
     return [
         experiment.name,
         f"{settings['instances']} x {settings['profile']}",
-        f"load {workload['load']:.2f} ({workload['rate']:.2f} requests/s)",
+        demand(workload, settings),
         f"predictor {predictor(comparison.main.results['predictor'])}",
         f"{experiment.conditions} conditions",
         f"{sum(workload['requests']):,} requests in {seeds} seed{'s' if seeds > 1 else ''}",
     ]
+
+
+def demand(workload: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """How much arrives."""
+    clients = settings.get("clients")
+    if clients is not None:
+        return f"{clients['count']} clients that think {clients['think_time_s']:g} s"
+    return f"load {workload['load']:.2f} ({workload['rate']:.2f} requests/s)"
 
 
 def self_reports(policies: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -146,13 +154,38 @@ def _words(key: str) -> str:
 
 
 def predictor(figures: Mapping[str, Any]) -> str:
-    """The predictor with how good it was."""
+    """The predictor with how good it was, beside how good its name asks it to be."""
     quality = []
     if figures["tau_b"] is not None:
-        quality.append(f"tau-b {figures['tau_b']:.2f}")
+        asked = figures["asked_tau_b"]
+        quality.append(f"tau-b {figures['tau_b']:.2f}" + ("" if asked is None else f", asked {asked:.2f}"))
     if figures["coverage_80"] is not None:
-        quality.append(f"80 % interval holds {figures['coverage_80']:.0%}")
-    return f"{figures['name']} ({', '.join(quality)})" if quality else str(figures["name"])
+        asked = figures["asked_coverage_80"]
+        quality.append(f"80 % interval holds {figures['coverage_80']:.0%}, asked {asked:.0%}")
+    return f"{figures['name']} ({'; '.join(quality)})" if quality else str(figures["name"])
+
+
+def set_up(settings: Mapping[str, Any]) -> list[str]:
+    """What is unusual: a closed loop, instances that are slow, a router that believes otherwise."""
+    lines = []
+    if settings.get("clients") is not None:
+        lines.append(
+            "closed loop: clients ask the same of every policy, and go on until all that is measured has ended"
+        )
+    for slow in settings.get("slow") or ():
+        start, length = slow.get("at_s", 0.0), slow.get("down_s")
+        period = "" if not start and length is None else f" from {start:g} s"
+        period += "" if length is None else f" for {length:g} s"
+        lines.append(f"instance {slow['instance']} takes {slow['factor']:g} times as long{period}")
+    error = settings.get("router_profile_error")
+    if error:
+        parts = [
+            f"step times x {error['step_time']:g}" if "step_time" in error else "",
+            f"KV blocks x {error['kv_blocks']:g}" if "kv_blocks" in error else "",
+            f"scheduler {error['scheduler']}" if "scheduler" in error else "",
+        ]
+        lines.append(f"the router's profile is off on purpose: {', '.join(filter(None, parts))}")
+    return lines
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -167,6 +200,7 @@ def remarks(comparison: Comparison) -> list[str]:
         lines.append(
             f"warm-up: {sum(workload['warm_up']):,} requests, the same for every policy, are not measured"
         )
+    lines += set_up(settings)
     if settings["router_profile"] == "fitted":
         error = workload["router_profile_error_percent"]
         lines.append(f"the router's profile is fitted to a noisy log: {error:.2f} % error on held-out steps")

@@ -24,9 +24,13 @@ class Settings(TypedDict, total=False):
         prefix_cache: Whether engines keep prefix blocks, in place of the profile's setting.
         router_profile: What the router believes the instances to be: `exact`, `fitted` (calibrated on a separate noisy
             log), a shipped name or a `.json` file.
+        router_profile_error: How far that is off: `{"step_time": 0.7, "kv_blocks": 1.1, "scheduler": "vllm-v0"}`,
+            factors on every step time and on the KV blocks, and another scheduler mode; each may be left out.
         workload: What arrives: `{"kind": "trace"}` or `{"kind": "generated", ...}`.
         rate: Arrivals per second.
         load: Arrivals as a share of the cluster's saturation, in place of a rate.
+        clients: A closed loop in place of a rate: `{"count": 64, "think_time_s": 5.0}`. Each client thinks
+            (exponentially), asks, and waits for the end before it thinks again; it asks the same of every policy.
         requests: Measured arrivals per run.
         drop_too_long: Leave out requests that cannot fit the profile's context, and count them.
         policies: The policies to compare, by name, by name with options as in `central_shortest(ageing=0.05)`, or
@@ -46,6 +50,8 @@ class Settings(TypedDict, total=False):
         aborts: Clients that go away: `{"share": ...}`.
         leaks: Requests whose end the router is never told: `{"share": ...}`.
         crashes: Instances that break: `[{"instance": ..., "at_s": ..., "down_s": ...}]`.
+        slow: Instances whose steps take `factor` times as long: `[{"instance": ..., "factor": 2.0, "at_s": ...,
+            "down_s": ...}]`; from the start without `at_s`, to the end without `down_s`.
         max_hold_s: The longest that a request may be held while an engine has room.
         overtaking_s: The most predicted work, in seconds, that may overtake a request.
         tenant_weights: Shares of tenants, by number.
@@ -58,9 +64,11 @@ class Settings(TypedDict, total=False):
     scheduler: Mapping[str, Any]
     prefix_cache: bool | None
     router_profile: str
+    router_profile_error: Mapping[str, Any] | None
     workload: Mapping[str, Any]
     rate: float | None
     load: float | None
+    clients: Mapping[str, Any] | None
     requests: int | None
     drop_too_long: bool
     policies: Sequence[str | PolicyFunction]
@@ -78,6 +86,7 @@ class Settings(TypedDict, total=False):
     aborts: Mapping[str, Any] | None
     leaks: Mapping[str, Any] | None
     crashes: Sequence[Mapping[str, Any]]
+    slow: Sequence[Mapping[str, Any]]
     max_hold_s: float | None
     overtaking_s: float
     tenant_weights: Mapping[str, Any]
@@ -100,6 +109,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """What a scenario that says nothing else runs with."""
 
+# What says how much arrives: one of them.
+_DEMAND: Final = ("rate", "load", "clients")
 _HINTS: Final = typing.get_type_hints(Settings)
 _WORDS: Final = {
     bool: "true or false",
@@ -150,13 +161,13 @@ def check_value(name: str, value: object, hint: Any, where: str) -> None:
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """One set of settings from several, later ones first in force.
 
-    Conditions stand for several settings, and a rate and a load displace each other.
+    Conditions stand for several settings, and a rate, a load and clients displace one another.
     """
     result: dict[str, Any] = {}
     for layer in layers:
-        for one, other in (("rate", "load"), ("load", "rate")):
-            if layer.get(one) is not None and layer.get(other) is None:
-                result.pop(other, None)
+        if any(layer.get(name) is not None for name in _DEMAND):
+            for name in _DEMAND:
+                result.pop(name, None)
         result |= CONDITIONS.get(layer.get("conditions", ""), {})
         result |= {name: value for name, value in layer.items() if name != "conditions"}
     return result

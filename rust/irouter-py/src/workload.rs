@@ -74,6 +74,7 @@ impl Workload {
             application: optional("application", application)?,
             tenant: optional("tenant", tenant)?,
             session: session.map(|column| identities(&column)),
+            think_time: None,
             priority: priority.map(|column| column.as_array().to_vec()),
             prefix,
         };

@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Population,
     /// Windows of a replayed trace.
     Windows,
+    /// Think times of a closed loop's clients.
+    Clients,
 }
 
 /// The generator of `seed` for one purpose.

@@ -16,8 +16,8 @@ use irouter_core::{OnFailure, Picos, RouterConfig};
 use irouter_sim::Workload;
 use irouter_sim::metrics::RequestRecords;
 use irouter_sim::prediction::{Population, Predictor};
-use irouter_sim::simulator::{Delays, NoiseLevels, RunConfig, RunOutput, Simulator};
-use irouter_sim::workload::WorkloadColumns;
+use irouter_sim::simulator::{Delays, NoiseLevels, Readings, RunConfig, RunOutput, Simulator};
+use irouter_sim::workload::{Clients, Sequels, WorkloadColumns};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -63,11 +63,20 @@ fn run(
     workload: &Workload,
     samples: Option<u32>,
 ) -> RunOutput {
-    let config = RunConfig {
+    run_config(&config(engine, instances, workload, samples), policy, workload)
+}
+
+fn config(
+    engine: &Arc<EngineConfig>,
+    instances: u32,
+    workload: &Workload,
+    samples: Option<u32>,
+) -> RunConfig {
+    RunConfig {
         instances,
         engine: Arc::clone(engine),
         router_engine: Arc::clone(engine),
-        policy_name: policy.label(),
+        policy_name: String::from("policy"),
         seed: 0,
         noise_seed: 0,
         noise: NoiseLevels::default(),
@@ -83,12 +92,17 @@ fn run(
         aborts: None,
         leak_share: 0.0,
         crashes: Vec::new(),
-        occupancy_samples: samples,
-    };
+        sequels: None,
+        slow: Vec::new(),
+        readings: samples.map(|count| Readings { count, until: workload.arrival()[workload.len() - 1] }),
+    }
+}
+
+fn run_config(config: &RunConfig, policy: &PolicySpec, workload: &Workload) -> RunOutput {
     let population = Population::new(workload.output_tokens()).unwrap();
     let predictor = Predictor::fit("none".parse().unwrap(), population).unwrap();
     let predictions = predictor.predict(workload, 0).unwrap();
-    Simulator::new(&config, policy.build(0).unwrap(), workload, predictions).unwrap().run().unwrap()
+    Simulator::new(config, policy.build(0).unwrap(), workload, predictions).unwrap().run().unwrap()
 }
 
 fn mean_e2e_s(records: &RequestRecords) -> f64 {
@@ -145,6 +159,34 @@ fn exponential_service_in_a_shared_queue_waits_as_in_m_m_k() {
         let expected = erlang_wait(servers, load) * service_s;
         assert_within_a_percent(mean_e2e_s(&output.records) - service_s, expected, "mean wait");
     }
+}
+
+#[test]
+fn clients_before_one_engine_wait_as_in_the_machine_repair_model() {
+    let (count, think_s, measured) = (8_u32, 2.4, 200_000);
+    let workload =
+        poisson(2 * measured, 1.0, 4, |generator| (300.0 * exponential(generator)).ceil().max(1.0) as u32);
+    let policy = PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0);
+    let clients = Clients { count, think_time: Picos::from_seconds(think_s).unwrap() };
+    let config = RunConfig {
+        sequels: Sequels::new(&workload, Some(clients), 0).map(Arc::new),
+        measured: 0..measured,
+        ..config(&one_at_a_time(1.0), 1, &workload, None)
+    };
+    let records = run_config(&config, &policy, &workload).records;
+    let times = (0..measured).map(|row| (records.finished[row] - records.arrival[row]).as_seconds());
+    let mean_s = times.sum::<f64>() / measured as f64;
+    // M/M/1 with a finite population of N: with p(n) ~ N! / (N - n)! (service / think)^n requests at the engine, it
+    // completes (1 - p(0)) / service a second, and a client comes around every N times the inverse of that.
+    let service_s = workload.mean_output_tokens() * 1e-3;
+    let (mut all, mut term) = (0.0, 1.0);
+    for open in 0..=count {
+        all += term;
+        term *= f64::from(count - open) * service_s / think_s;
+    }
+    let completed_per_second = (1.0 - 1.0 / all) / service_s;
+    let expected = f64::from(count) / completed_per_second - think_s;
+    assert_within_a_percent(mean_s, expected, "mean E2E");
 }
 
 #[test]

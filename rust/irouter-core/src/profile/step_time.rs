@@ -80,6 +80,30 @@ const MOST_PER_CONTEXT_TOKEN: f64 = 0.1;
 const MOST_MIXED_FACTOR: f64 = 1e3;
 
 impl StepTime {
+    /// The same with every step taking `factor` times as long.
+    #[must_use]
+    pub fn scaled(&self, factor: f64) -> Self {
+        let curve = |knots: &[(u32, f64)]| knots.iter().map(|&(at, time)| (at, time * factor)).collect();
+        Self {
+            form: match &self.form {
+                Form::A { constant_ms } => Form::A { constant_ms: constant_ms * factor },
+                Form::C { dense_ms, per_sequence_ms, prefill_sequence_ms, decode_ms } => Form::C {
+                    dense_ms: curve(dense_ms),
+                    per_sequence_ms: curve(per_sequence_ms),
+                    prefill_sequence_ms: prefill_sequence_ms * factor,
+                    decode_ms: decode_ms * factor,
+                },
+            },
+            prefill_token_ms: self.prefill_token_ms * factor,
+            prefill_attention_ms: self.prefill_attention_ms * factor,
+            decode_sequence_ms: self.decode_sequence_ms * factor,
+            decode_context_token_ms: self.decode_context_token_ms * factor,
+            overhead_ms: self.overhead_ms * factor,
+            launch_floor_ms: self.launch_floor_ms * factor,
+            ..*self
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         within("prefill_token_ms", self.prefill_token_ms, MOST_PER_PREFILL_TOKEN)?;
         within("prefill_attention_ms", self.prefill_attention_ms, MOST_PER_PAIR)?;

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use irouter_core::policy::PolicySpec;
+use irouter_core::profile::Scale;
 use irouter_core::{OnFailure, Picos, Profile, RouterConfig, TenantId};
 use serde::Deserialize;
 
 use crate::error::{Result, SimError};
 use crate::metrics::Slo;
-use crate::simulator::{Aborts, Crash, Delays, NoiseLevels};
-use crate::workload::{ArrivalSpec, LengthSpec};
+use crate::simulator::{Aborts, Crash, Delays, NoiseLevels, Slow};
+use crate::workload::{ArrivalSpec, Clients, LengthSpec};
+
+use super::router_profile::{ProfileError, RouterProfile};
 
 /// A comparison of policies on the same arrivals.
 #[derive(Clone, Debug, Deserialize)]
@@ -27,6 +30,9 @@ pub struct Experiment {
     /// What the router believes the instances to be.
     #[serde(default)]
     pub router_profile: RouterProfile,
+    /// How far that is off.
+    #[serde(default)]
+    pub router_profile_error: Option<ProfileError>,
     /// What arrives.
     pub workload: WorkloadSource,
     /// Arrivals per second, in place of the trace's own rate.
@@ -35,6 +41,9 @@ pub struct Experiment {
     /// Arrivals as a share of the cluster's saturation, in place of a rate.
     #[serde(default)]
     pub load: Option<f64>,
+    /// Clients that wait for their answers, in place of arrivals at a rate.
+    #[serde(default)]
+    pub clients: Option<ClientPlan>,
     /// Measured arrivals per run.
     #[serde(default)]
     pub requests: Option<usize>,
@@ -78,6 +87,9 @@ pub struct Experiment {
     /// Instances that break and come back.
     #[serde(default)]
     pub crashes: Vec<CrashPlan>,
+    /// Instances that are slower than their profile.
+    #[serde(default)]
+    pub slow: Vec<SlowPlan>,
     /// The longest that a request may be held while an engine has room, in seconds; unbounded without it.
     #[serde(default)]
     pub max_hold_s: Option<f64>,
@@ -92,20 +104,6 @@ pub struct Experiment {
     pub prefix_cache: Option<bool>,
 }
 
-/// What the router believes the instances to be.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RouterProfile {
-    /// The engines' own profile.
-    #[default]
-    Exact,
-    /// A profile fitted by the calibration on a separate noisy log of the engines.
-    Fitted,
-    /// Another profile.
-    #[serde(untagged)]
-    Other(Box<Profile>),
-}
-
 /// What arrives.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
@@ -118,11 +116,22 @@ pub enum WorkloadSource {
     },
     /// Generated requests.
     Generated {
-        /// When they arrive.
+        /// When they arrive; without a word, Poisson. Clients have no use for it.
+        #[serde(default)]
         arrivals: ArrivalSpec,
         /// How long they are.
         lengths: LengthSpec,
     },
+}
+
+/// A closed loop of clients.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientPlan {
+    /// How many.
+    pub count: u32,
+    /// Mean seconds between the end of a client's request and its next one.
+    pub think_time_s: f64,
 }
 
 /// Constant limits of the SLO in seconds, in place of the default's multiples of the unloaded times.
@@ -157,6 +166,22 @@ pub struct CrashPlan {
     pub down_s: f64,
 }
 
+/// An instance that is slower than its profile, or faster.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlowPlan {
+    /// Which instance.
+    pub instance: u32,
+    /// Factor on its step times.
+    pub factor: f64,
+    /// From when, in seconds from the start.
+    #[serde(default)]
+    pub at_s: f64,
+    /// For how many seconds; for the rest of the run without it.
+    #[serde(default)]
+    pub down_s: Option<f64>,
+}
+
 fn one() -> u64 {
     1
 }
@@ -189,6 +214,13 @@ impl Experiment {
         if experiment.rate.is_some() && experiment.load.is_some() {
             return Err(SimError::field("load", "given with `rate`", "one of the two"));
         }
+        if experiment.clients.is_some() && (experiment.rate.is_some() || experiment.load.is_some()) {
+            let expected = "one of the two: clients ask when they have their answers";
+            return Err(SimError::field("clients", "given with a rate or a load", expected));
+        }
+        if let Some(error) = &experiment.router_profile_error {
+            error.validate()?;
+        }
         for (field, noise) in
             [("step_noise", experiment.step_noise), ("instance_noise", experiment.instance_noise)]
         {
@@ -201,6 +233,7 @@ impl Experiment {
             ("kv_blocks", u64::from(experiment.kv_blocks.unwrap_or(1))),
             ("requests", experiment.requests.unwrap_or(1) as u64),
             ("seeds", experiment.seeds),
+            ("clients.count", experiment.clients.map_or(1, |clients| u64::from(clients.count))),
         ] {
             if count == 0 {
                 return Err(SimError::field(field, 0, "at least 1"));
@@ -258,6 +291,28 @@ impl Experiment {
             })
         };
         self.crashes.iter().map(crash).collect()
+    }
+
+    pub(super) fn slow(&self) -> Result<Vec<Slow>> {
+        let slow = |plan: &SlowPlan| {
+            let expected = "a factor from 1/1024 to 1024";
+            Ok(Slow {
+                instance: plan.instance,
+                factor: Scale::new(plan.factor)
+                    .ok_or_else(|| SimError::field("slow.factor", plan.factor, expected))?,
+                at: seconds("slow.at_s", plan.at_s)?,
+                down: plan.down_s.map(|down| seconds("slow.down_s", down)).transpose()?,
+            })
+        };
+        self.slow.iter().map(slow).collect()
+    }
+
+    pub(super) fn clients(&self) -> Result<Option<Clients>> {
+        let clients = |plan: ClientPlan| {
+            let think_time = seconds("clients.think_time_s", plan.think_time_s)?;
+            Ok(Clients { count: plan.count, think_time })
+        };
+        self.clients.map(clients).transpose()
     }
 
     pub(super) fn slo(&self) -> Result<Slo> {

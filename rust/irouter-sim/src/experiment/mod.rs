@@ -3,18 +3,20 @@
 mod config;
 mod prepare;
 mod results;
+mod router_profile;
 mod saturation;
 mod single;
 
-pub use config::{CrashPlan, Experiment, RouterProfile, Share, SloLimits, WorkloadSource};
+pub use config::{ClientPlan, CrashPlan, Experiment, Share, SloLimits, SlowPlan, WorkloadSource};
 use irouter_core::policy::{Policy, PolicySpec};
 use rayon::prelude::*;
+pub use router_profile::{ProfileError, RouterProfile};
 pub use saturation::saturation_rate;
 pub use single::{RequestColumns, simulate};
 
 use crate::error::{Result, SimError};
 use crate::metrics::{Run, Summary, canonical_json, finite};
-use crate::simulator::{RunConfig, RunOutput, Simulator};
+use crate::simulator::{Readings, RunConfig, RunOutput, Simulator};
 
 use prepare::{Prepared, Window};
 use results::{Curves, PredictorFigures, Results, RunResult, WorkloadFigures};
@@ -85,7 +87,7 @@ pub fn run(
             .collect::<Result<Vec<RunResult>>>()?;
         let results = Results {
             workload: WorkloadFigures::new(&prepared, &windows)?,
-            predictor: PredictorFigures::new(&prepared, &windows),
+            predictor: PredictorFigures::new(&prepared, &runs),
             runs,
         };
         canonical_json(&results)
@@ -101,11 +103,11 @@ fn cell(
 ) -> Result<RunResult> {
     let is_first = window.seed == prepared.experiment.first_seed;
     let config = RunConfig {
-        occupancy_samples: is_first.then_some(OCCUPANCY_SAMPLES),
+        readings: is_first.then_some(Readings { count: OCCUPANCY_SAMPLES, until: window.last_arrival }),
         ..prepared.run_config(window, spec.name())?
     };
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, occupancy, figures } =
+    let RunOutput { records, gaps, told, occupancy, figures } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
@@ -114,6 +116,7 @@ fn cell(
         unloaded: &window.unloaded,
         measured: window.measured.clone(),
         slo: prepared.slo,
+        closed_loop: prepared.experiment.clients.is_some(),
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;
@@ -122,5 +125,6 @@ fn cell(
         .map(|(name, value)| Ok((name, finite(&format!("policies.{}.{name}", spec.label()), value)?)))
         .collect::<Result<_>>()?;
     let curves = is_first.then(|| Curves::new(&records, window.measured.clone()));
-    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, figures, curves, occupancy })
+    let predictor = is_first.then(|| told.quality(&window.workload, window.measured.clone()).into());
+    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, predictor, figures, curves, occupancy })
 }

@@ -3,19 +3,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use irouter_core::engine::{EngineConfig, Noise};
+use irouter_core::engine::EngineConfig;
 use irouter_core::policy::PolicySpec;
 use irouter_core::{Picos, Profile};
 
-use crate::calibrate::fitted_profile;
 use crate::error::{Result, SimError};
 use crate::metrics::{Outcome, Slo, Unloaded, mean, unloaded};
 use crate::prediction::{Population, PredictionSource, Predictor};
 use crate::simulator::{RunConfig, Simulator};
-use crate::workload::{Draw, GeneratorSpec, ReplayPlan, ReplayReport, ReplaySpec, Workload, spread_ticks};
+use crate::workload::{
+    Draw, GeneratorSpec, ReplayPlan, ReplayReport, ReplaySpec, Sequels, Workload, spread_ticks,
+};
 
 use super::PolicyFactory;
-use super::config::{Experiment, RouterProfile, WorkloadSource, seconds};
+use super::config::{Experiment, WorkloadSource, seconds};
+use super::router_profile::router_profile;
 use super::saturation::saturation_rate;
 
 /// Mean E2Es of `round_robin` that are warm-up, and the largest share of a run that may be: one third.
@@ -27,7 +29,7 @@ const WINDOW_LIMIT: f64 = 20_000.0;
 /// Requests of a generator that saturation and lengths are measured on.
 const GENERATED_SAMPLE: usize = 20_000;
 /// Seed of what is not part of a comparison, so that it shares no draw with any.
-const CALIBRATION_SEED: u64 = 1 << 40;
+pub(super) const CALIBRATION_SEED: u64 = 1 << 40;
 
 /// What all runs of an experiment share.
 pub(super) struct Prepared<'a> {
@@ -38,12 +40,12 @@ pub(super) struct Prepared<'a> {
     pub(super) router_profile: Profile,
     /// Completions per second of the whole cluster when it never runs dry.
     pub(super) saturation_rate: f64,
-    /// Arrivals per second.
-    pub(super) rate: f64,
+    /// Arrivals per second; `None` where they depend on the run.
+    pub(super) rate: Option<f64>,
     engine: Arc<EngineConfig>,
     router_engine: Arc<EngineConfig>,
     source: Source,
-    predictor: Predictor,
+    pub(super) predictor: Predictor,
 }
 
 /// Where requests come from.
@@ -56,10 +58,14 @@ enum Source {
 pub(super) struct Window {
     pub(super) seed: u64,
     pub(super) workload: Workload,
+    /// Which rows follow which; `None` where every arrival is known before the run.
+    pub(super) sequels: Option<Arc<Sequels>>,
     /// Rows that count: after the warm-up, before the tail that keeps up the load.
     pub(super) measured: Range<usize>,
     pub(super) unloaded: Vec<Unloaded>,
     pub(super) predictions: PredictionSource,
+    /// About when the last request arrives.
+    pub(super) last_arrival: Picos,
 }
 
 impl<'a> Prepared<'a> {
@@ -101,12 +107,14 @@ impl<'a> Prepared<'a> {
         let saturation_rate = f64::from(experiment.instances) * saturation_rate(&engine, &sample)?;
         let wanted = experiment.rate.or(experiment.load.map(|load| load * saturation_rate));
         let rate = match (&source, wanted) {
-            (_, Some(rate)) => rate,
-            (Source::Trace(trace), None) => trace
-                .rate()
-                .ok_or_else(|| SimError::field("rate", "missing", "a rate, since all rows arrive at once"))?,
+            _ if experiment.clients.is_some() => None,
+            (_, Some(rate)) => Some(rate),
+            (Source::Trace(trace), None) => Some(trace.rate().ok_or_else(|| {
+                SimError::field("rate", "missing", "a rate, since all rows arrive at once")
+            })?),
             (Source::Generator(_), None) => {
-                return Err(SimError::field("rate", "missing", "`rate` or `load` for a generated workload"));
+                let expected = "`rate`, `load` or `clients` for a generated workload";
+                return Err(SimError::field("rate", "missing", expected));
             }
         };
         Ok(Self {
@@ -123,14 +131,15 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// Arrivals as a share of saturation.
-    pub(super) fn load(&self) -> f64 {
-        self.rate / self.saturation_rate
+    /// Arrivals as a share of saturation; `None` where they depend on the run.
+    pub(super) fn load(&self) -> Option<f64> {
+        self.rate.map(|rate| rate / self.saturation_rate)
     }
 
-    /// At or above saturation there is no steady state: fixed arrivals, run until drained.
+    /// At or above saturation there is no steady state: fixed arrivals, run until drained. Clients that wait never ask
+    /// for more than the cluster can serve.
     pub(super) fn overload(&self) -> bool {
-        self.load() >= 1.0
+        self.load().is_some_and(|load| load >= 1.0)
     }
 
     /// How far the replays of the experiment's seeds are from the trace; `None` for a generated workload.
@@ -140,7 +149,7 @@ impl<'a> Prepared<'a> {
     }
 
     fn replay<'t>(&self, trace: &'t Workload) -> Result<ReplayPlan<'t>> {
-        let rate = self.experiment.changes_rate().then_some(self.rate);
+        let rate = self.rate.filter(|_| self.experiment.changes_rate());
         ReplayPlan::new(trace, &ReplaySpec { rate, requests: self.experiment.requests })
     }
 
@@ -148,6 +157,7 @@ impl<'a> Prepared<'a> {
     /// stops by itself. None in an overload run, and none for a trace as it stands.
     fn tail(&self, requests: usize) -> usize {
         let as_it_stands = matches!(self.source, Source::Trace(_))
+            && self.experiment.clients.is_none()
             && !self.experiment.changes_rate()
             && self.experiment.requests.is_none();
         if self.overload() || as_it_stands { 0 } else { requests }
@@ -157,9 +167,11 @@ impl<'a> Prepared<'a> {
     pub(super) fn window(&self, seed: u64, policies: &dyn PolicyFactory) -> Result<Window> {
         let (workload, requests) = match &self.source {
             Source::Generator(spec) => {
-                let requests = self.experiment.requests.unwrap_or_else(|| generated_requests(self.rate));
+                // Clients have no use for the times of arrival, whatever their rate.
+                let rate = self.rate.unwrap_or(self.saturation_rate);
+                let requests = self.experiment.requests.unwrap_or_else(|| generated_requests(rate));
                 let length = requests + self.tail(requests);
-                let draw = Draw { requests: length, rate: self.rate, arrival_seed: seed, length_seed: seed };
+                let draw = Draw { requests: length, rate, arrival_seed: seed, length_seed: seed };
                 (spec.generate(&draw)?, requests)
             }
             Source::Trace(trace) => {
@@ -169,25 +181,43 @@ impl<'a> Prepared<'a> {
         };
         let (workload, _) = fitting(self.experiment, &self.engine, workload)?;
         let requests = requests.min(workload.len());
+        if let Some(clients) = self.experiment.clients
+            && clients.count as usize > requests
+        {
+            let expected = format!("at most one per request, of which there are {requests}");
+            return Err(SimError::field("clients.count", clients.count, expected));
+        }
         let dispatch = self.experiment.delays()?.dispatch;
-        let alone = |row: usize| {
+        let alone = |workload: &Workload, row: usize| {
             unloaded(&self.engine, workload.prompt_tokens()[row], workload.output_tokens()[row], dispatch)
+        };
+        let sequels = Sequels::new(&workload, self.experiment.clients()?, seed);
+        let (workload, sequels) = match sequels {
+            Some(sequels) => {
+                let (workload, sequels) =
+                    sequels.in_expected_order(&workload, |row| alone(&workload, row).e2e)?;
+                (workload, Some(Arc::new(sequels)))
+            }
+            None => (workload, None),
         };
         let mut window = Window {
             seed,
-            unloaded: (0..workload.len()).map(alone).collect(),
+            unloaded: (0..workload.len()).map(|row| alone(&workload, row)).collect(),
+            sequels,
             predictions: self.predictor.predict(&workload, seed)?,
             measured: 0..requests,
+            last_arrival: workload.arrival()[workload.len() - 1],
             workload,
         };
         if !self.overload() {
-            window.measured.start = self.warm_up(&window, policies)?;
+            self.rehearse(&mut window, policies)?;
         }
         Ok(window)
     }
 
-    /// Requests that arrive within five mean E2Es of `round_robin`, at most a third of the run.
-    fn warm_up(&self, window: &Window, policies: &dyn PolicyFactory) -> Result<usize> {
+    /// Runs `round_robin` to find the warm-up, the same for every policy: requests that arrive within five mean E2Es, at most
+    /// a third of the run. Clients begin by thinking, so theirs lasts a mean think time longer.
+    fn rehearse(&self, window: &mut Window, policies: &dyn PolicyFactory) -> Result<()> {
         let config = self.run_config(window, "round_robin")?;
         let policy = policies.build(&PolicySpec::named("round_robin"), window.seed)?;
         let records =
@@ -196,10 +226,16 @@ impl<'a> Prepared<'a> {
         let times: Vec<f64> =
             completed.map(|row| (records.finished[row] - records.arrival[row]).as_seconds()).collect();
         let mean = mean(&times).unwrap_or(0.0);
-        let end = Picos::from_seconds(WARM_UP_E2ES * mean).unwrap_or(Picos::MAX);
-        let start = window.workload.arrival()[0];
-        let within = window.workload.arrival().partition_point(|&arrival| arrival - start < end);
-        Ok(within.min(window.measured.end / WARM_UP_DIVISOR))
+        let thinking = self.experiment.clients.map_or(0.0, |clients| clients.think_time_s);
+        let warm_up = Picos::from_seconds(WARM_UP_E2ES * mean + thinking).unwrap_or(Picos::MAX);
+        let arrivals = &records.arrival[window.measured.clone()];
+        let start = arrivals.iter().copied().min().unwrap_or_default();
+        let within = arrivals.iter().filter(|&&arrival| arrival - start < warm_up).count();
+        window.measured.start = within.min(window.measured.end / WARM_UP_DIVISOR);
+        if window.sequels.is_some() {
+            window.last_arrival = arrivals.iter().copied().max().unwrap_or_default();
+        }
+        Ok(())
     }
 
     /// The configuration of a run over a window.
@@ -217,10 +253,12 @@ impl<'a> Prepared<'a> {
             delays: experiment.delays()?,
             staleness: experiment.staleness()?,
             measured: window.measured.clone(),
+            sequels: window.sequels.clone(),
             aborts: experiment.aborts(),
             leak_share: experiment.leaks.map_or(0.0, |leaks| leaks.share),
             crashes: experiment.crashes()?,
-            occupancy_samples: None,
+            slow: experiment.slow()?,
+            readings: None,
         })
     }
 }
@@ -230,20 +268,6 @@ fn generated_requests(rate: f64) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 to the limit")]
     {
         (rate * WINDOW_SECONDS).clamp(1.0, WINDOW_LIMIT) as usize
-    }
-}
-
-/// The profile that the router works with.
-fn router_profile(experiment: &Experiment, profile: &Profile) -> Result<Profile> {
-    match &experiment.router_profile {
-        RouterProfile::Exact => Ok(profile.clone()),
-        RouterProfile::Other(other) => Ok(*other.clone()),
-        RouterProfile::Fitted => {
-            // Another instance on another day: its noise is that of no engine in the comparison.
-            let noise =
-                Noise::new(CALIBRATION_SEED, u32::MAX, experiment.step_noise, experiment.instance_noise)?;
-            fitted_profile(profile, &noise, CALIBRATION_SEED)
-        }
     }
 }
 

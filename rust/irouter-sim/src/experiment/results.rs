@@ -6,11 +6,11 @@ use std::ops::Range;
 use irouter_core::Picos;
 use serde::Serialize;
 
-use super::config::RouterProfile;
 use super::prepare::{Prepared, Window};
+use super::router_profile::RouterProfile;
 use crate::error::Result;
 use crate::metrics::{Outcome, RequestRecords, Summary, quantiles};
-use crate::prediction::PredictionSource;
+use crate::prediction::{PredictorSpec, Quality};
 use crate::simulator::Occupancy;
 
 /// Points of a distribution curve.
@@ -29,6 +29,9 @@ pub(super) struct RunResult {
     pub(super) policy: String,
     pub(super) seed: u64,
     pub(super) summary: Summary,
+    /// How good the predictions were that this policy was given, on the first seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) predictor: Option<Delivered>,
     /// What the policy says of itself, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) figures: BTreeMap<&'static str, f64>,
@@ -46,12 +49,12 @@ pub(super) struct WorkloadFigures {
     /// Measured requests of each seed, and the arrivals left out before them.
     requests: Vec<usize>,
     warm_up: Vec<usize>,
-    /// Arrivals per second.
-    rate: f64,
+    /// Arrivals per second; absent where clients wait for their answers.
+    rate: Option<f64>,
     /// Completions per second of the cluster when it never runs dry.
     saturation_rate: f64,
     /// The one over the other.
-    load: f64,
+    load: Option<f64>,
     /// At or above saturation there is no steady state: fixed arrivals, run until drained.
     overload: bool,
     /// Requests left out because they fit no context.
@@ -94,10 +97,9 @@ impl WorkloadFigures {
             disjoint: replay.map(|replay| replay.disjoint),
             row_reuse: replay.map(|replay| replay.row_reuse),
             cv_before: replay.and_then(|replay| replay.cv_before),
-            cv_after: match replay {
-                Some(replay) => replay.cv_after,
-                None => windows.first().and_then(|window| window.workload.arrival_cv()),
-            },
+            cv_after: windows.first().filter(|window| window.sequels.is_none()).and_then(|window| {
+                replay.map_or_else(|| window.workload.arrival_cv(), |replay| replay.cv_after)
+            }),
             router_profile: prepared.router_profile.name.clone(),
             router_profile_error_percent: match prepared.experiment.router_profile {
                 RouterProfile::Fitted => prepared.router_profile.source.held_out_error_percent,
@@ -107,26 +109,50 @@ impl WorkloadFigures {
     }
 }
 
-/// The predictor in figures.
+/// The predictor: how good its name says that it is, and how good it was.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct PredictorFigures {
     name: String,
-    /// Kendall's tau-b of expected and true lengths in the first window; absent for one that learns during the run.
+    /// The rank correlation that its name asks for, if it names one.
+    asked_tau_b: Option<f64>,
+    /// The coverage of a calibrated predictor, which is what all of them mean to be.
+    asked_coverage_80: f64,
+    /// What the first policy was given.
+    #[serde(flatten)]
+    delivered: Delivered,
+}
+
+/// How good predictions were, as the router got them: at the arrival of each measured request.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Delivered {
+    /// Kendall's tau-b of expected and true lengths; absent when all of either are equal.
     tau_b: Option<f64>,
-    /// Share of true lengths within the central 80 % of their predictions; likewise.
+    /// Share of true lengths within the central 80 % of their predictions.
     coverage_80: Option<f64>,
 }
 
+impl From<Quality> for Delivered {
+    fn from(quality: Quality) -> Self {
+        Self { tau_b: quality.tau_b, coverage_80: Some(quality.coverage_80) }
+    }
+}
+
 impl PredictorFigures {
-    pub(super) fn new(prepared: &Prepared<'_>, windows: &[Window]) -> Self {
-        let quality = windows.first().and_then(|window| match &window.predictions {
-            PredictionSource::Table(predictions) => Some(predictions.quality(&window.workload)),
-            PredictionSource::History(_) => None,
-        });
+    /// Of `runs`, of which those on the first seed tell what was delivered.
+    pub(super) fn new(prepared: &Prepared<'_>, runs: &[RunResult]) -> Self {
+        let (asked_tau_b, asked_coverage_80) = match prepared.predictor.spec() {
+            PredictorSpec::Noisy { tau } => (Some(tau), 0.8),
+            PredictorSpec::Oracle => (Some(1.0), 1.0),
+            PredictorSpec::None
+            | PredictorSpec::LogNormal { .. }
+            | PredictorSpec::Buckets { .. }
+            | PredictorSpec::History => (None, 0.8),
+        };
         Self {
             name: prepared.experiment.predictor.clone(),
-            tau_b: quality.and_then(|quality| quality.tau_b),
-            coverage_80: quality.map(|quality| quality.coverage_80),
+            asked_tau_b,
+            asked_coverage_80,
+            delivered: runs.iter().find_map(|run| run.predictor).unwrap_or_default(),
         }
     }
 }

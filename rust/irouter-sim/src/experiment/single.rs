@@ -9,7 +9,7 @@ use crate::metrics::{Outcome, RequestRecords};
 use crate::simulator::{RunConfig, RunOutput, Simulator};
 use crate::workload::Workload;
 
-/// The measured requests of a run; element `i` of each column is request `i`.
+/// The measured requests of a run in order of arrival; element `i` of each column is request `i`.
 #[derive(Clone, Debug)]
 pub struct RequestColumns {
     /// Times in seconds from the start of the run, NaN where they never came: `arrival_s`, `dispatched_s`, `admitted_s`,
@@ -35,15 +35,18 @@ pub fn simulate(
     let spec =
         experiment.policies.first().ok_or_else(|| SimError::field("policies", "empty", "one policy"))?;
     // Warm-up is for comparing figures; whoever asks for the requests wants them all.
-    let rows = 0..window.measured.end;
-    let config = RunConfig { measured: rows.clone(), ..prepared.run_config(&window, spec.name())? };
+    let config = RunConfig { measured: 0..window.measured.end, ..prepared.run_config(&window, spec.name())? };
     let policy = policies.build(spec, window.seed)?;
     let RunOutput { records, .. } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
+    // Rows of a closed loop are not in the order in which they arrived.
+    let mut rows: Vec<usize> = config.measured.clone().collect();
+    rows.sort_by_key(|&row| records.arrival[row]);
     let seconds = |times: &[Picos]| {
-        let second = |&time: &Picos| if time == RequestRecords::NEVER { f64::NAN } else { time.as_seconds() };
-        times[rows.clone()].iter().map(second).collect()
+        let second = |time: Picos| if time == RequestRecords::NEVER { f64::NAN } else { time.as_seconds() };
+        rows.iter().map(|&row| second(times[row])).collect()
     };
+    let counts = |column: &[u32]| rows.iter().map(|&row| column[row]).collect();
     Ok(RequestColumns {
         seconds: vec![
             ("arrival_s", seconds(&records.arrival)),
@@ -53,14 +56,14 @@ pub fn simulate(
             ("finished_s", seconds(&records.finished)),
         ],
         counts: vec![
-            ("input_tokens", window.workload.prompt_tokens()[rows.clone()].to_vec()),
-            ("output_tokens", window.workload.output_tokens()[rows.clone()].to_vec()),
-            ("instance", records.instance[rows.clone()].to_vec()),
-            ("preemptions", records.preemptions[rows.clone()].to_vec()),
+            ("input_tokens", counts(window.workload.prompt_tokens())),
+            ("output_tokens", counts(window.workload.output_tokens())),
+            ("instance", counts(&records.instance)),
+            ("preemptions", counts(&records.preemptions)),
         ],
-        outcome: records.outcome[rows]
+        outcome: rows
             .iter()
-            .map(|outcome| match outcome {
+            .map(|&row| match records.outcome[row] {
                 Outcome::Completed => "completed",
                 Outcome::Aborted => "aborted",
                 Outcome::Failed | Outcome::Open | Outcome::Dropped => "failed",

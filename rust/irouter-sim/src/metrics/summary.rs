@@ -1,6 +1,6 @@
 //! The figures of one run.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use irouter_core::Picos;
 use serde::Serialize;
@@ -24,6 +24,9 @@ pub struct Run<'a> {
     pub measured: Range<usize>,
     /// What goodput counts.
     pub slo: Slo,
+    /// Whether clients wait for their answers: those that are through with their measured requests go on, and what they get
+    /// until the last measured request is done counts for the rates.
+    pub closed_loop: bool,
 }
 
 /// Figures over the measured requests of one run. Times are in seconds; `None` where no request has the figure.
@@ -68,11 +71,11 @@ pub struct Summary {
     pub e2e_p99_by_output_quartile_s: [Option<f64>; 4],
     /// How often a request lost its KV blocks.
     pub preemptions: u64,
-    /// Tokens produced by completed requests per second of makespan.
+    /// Tokens produced by completed requests per second of makespan; in a closed loop by all that complete within it.
     pub throughput_tok_s: Option<f64>,
     /// Share of requests, those aborted by their clients aside, that met the SLO.
     pub goodput: Option<f64>,
-    /// Requests per second of makespan that met the SLO.
+    /// Requests per second of makespan that met the SLO; in a closed loop of all that complete within it.
     pub goodput_rps: Option<f64>,
     /// Requests whose last token came.
     pub completed: u64,
@@ -222,9 +225,14 @@ impl Tally {
 
     fn summary(mut self, run: &Run<'_>) -> Summary {
         const LEVELS: [f64; 3] = [0.5, 0.9, 0.99];
-        let first_arrival = run.records.arrival[run.measured.start];
+        let arrivals = &run.records.arrival[run.measured.clone()];
+        let first_arrival = arrivals.iter().copied().min().unwrap_or_default();
         let makespan = self.last_token.map(|last| (last - first_arrival).as_seconds());
         let per_second = |amount: u64| makespan.map(|seconds| amount as f64 / seconds);
+        let (tokens, met) = match self.last_token {
+            Some(last) if run.closed_loop => completed_within(run, first_arrival..=last),
+            _ => (self.tokens, self.met),
+        };
         let judged = self.completed + self.failed + self.dropped;
         let (e2e_mean_s, ttft_mean_s) = (mean(&self.e2e), mean(&self.ttft));
         let [e2e_p50_s, e2e_p90_s, e2e_p99_s] = split(quantiles(&mut self.e2e, LEVELS));
@@ -250,15 +258,28 @@ impl Tally {
             slowdown_p99: p99(&mut self.slowdown),
             e2e_p99_by_output_quartile_s: self.e2e_by_quartile.each_mut().map(|values| p99(values)),
             preemptions: self.preemptions,
-            throughput_tok_s: per_second(self.tokens),
+            throughput_tok_s: per_second(tokens),
             goodput: (judged > 0).then(|| self.met as f64 / judged as f64),
-            goodput_rps: per_second(self.met),
+            goodput_rps: per_second(met),
             completed: self.completed,
             failed: self.failed,
             aborted: self.aborted,
             dropped: self.dropped,
         }
     }
+}
+
+/// Tokens of all requests, measured or not, that completed within `period`, and how many of them met the SLO.
+fn completed_within(run: &Run<'_>, period: RangeInclusive<Picos>) -> (u64, u64) {
+    let records = run.records;
+    let completed = (0..records.len())
+        .filter(|&row| records.outcome[row] == Outcome::Completed && period.contains(&records.finished[row]));
+    completed.fold((0, 0), |(tokens, met), row| {
+        let output = run.workload.output_tokens()[row];
+        let (ttft, e2e) =
+            (records.first_token[row] - records.arrival[row], records.finished[row] - records.arrival[row]);
+        (tokens + u64::from(output), met + u64::from(run.slo.met(ttft, e2e, output, &run.unloaded[row])))
+    })
 }
 
 fn split<const N: usize>(values: Option<[f64; N]>) -> [Option<f64>; N] {
@@ -311,7 +332,7 @@ mod tests {
     impl Example {
         fn run(&self, measured: Range<usize>) -> Run<'_> {
             let Self { workload, records, gaps, unloaded } = self;
-            Run { workload, records, gaps, unloaded, measured, slo: Slo::default() }
+            Run { workload, records, gaps, unloaded, measured, slo: Slo::default(), closed_loop: false }
         }
     }
 
@@ -341,6 +362,17 @@ mod tests {
     fn only_measured_requests_count() {
         let summary = Summary::new(&example().run(1..3)).unwrap();
         assert_eq!((summary.e2e_mean_s, summary.makespan_s, summary.completed), (Some(2.5), Some(4.0), 2));
+    }
+
+    #[test]
+    fn the_rates_of_a_closed_loop_count_all_that_completes_while_it_is_measured() {
+        let example = example();
+        let open = Summary::new(&example.run(1..3)).unwrap();
+        let closed = Summary::new(&Run { closed_loop: true, ..example.run(1..3) }).unwrap();
+        // From the arrival at 1 s until the last token at 5 s; the request before them, of one token, ends at 1 s.
+        assert_eq!((open.throughput_tok_s, closed.throughput_tok_s), (Some(5.0 / 4.0), Some(6.0 / 4.0)));
+        assert_eq!((open.goodput_rps, closed.goodput_rps), (Some(2.0 / 4.0), Some(3.0 / 4.0)));
+        assert_eq!((open.goodput, open.e2e_mean_s), (closed.goodput, closed.e2e_mean_s));
     }
 
     #[test]

@@ -49,8 +49,46 @@ enum Fitted {
 pub enum PredictionSource {
     /// Known before the run.
     Table(Predictions),
-    /// Learned while it goes on: the simulator tells it of every finish and asks it at every arrival.
-    History(HistoryModel),
+    /// Learned while it goes on, from the requests whose end the router has seen.
+    History {
+        /// What has been learned.
+        model: HistoryModel,
+        /// What has been told.
+        told: Predictions,
+    },
+}
+
+impl PredictionSource {
+    /// What is told of request `row`, which arrives now.
+    pub fn predict(&mut self, workload: &Workload, row: usize) -> Arc<LengthDistribution> {
+        match self {
+            Self::Table(table) => Arc::clone(table.get(row)),
+            Self::History { model, told } => {
+                let length = model.predict(workload.application(row), workload.prompt_tokens()[row]);
+                told.record(row, &length);
+                length
+            }
+        }
+    }
+
+    /// Request `row` has finished, as far as the router knows.
+    ///
+    /// # Errors
+    /// The model's.
+    pub fn finished(&mut self, workload: &Workload, row: usize) -> Result<()> {
+        if let Self::History { model, .. } = self {
+            let (prompt, output) = (workload.prompt_tokens()[row], workload.output_tokens()[row]);
+            model.observe(workload.application(row), prompt, output)?;
+        }
+        Ok(())
+    }
+
+    /// All that was told, in a run that is over.
+    pub fn into_told(self) -> Predictions {
+        match self {
+            Self::Table(told) | Self::History { told, .. } => told,
+        }
+    }
 }
 
 impl Predictor {
@@ -105,7 +143,10 @@ impl Predictor {
             Fitted::Oracle => {
                 Predictions::by_key(outputs.iter().copied(), |&tokens| Ok(LengthDistribution::exact(tokens)))?
             }
-            Fitted::History => return Ok(PredictionSource::History(HistoryModel::new())),
+            Fitted::History => {
+                let told = Predictions::untold(workload.len());
+                return Ok(PredictionSource::History { model: HistoryModel::new(), told });
+            }
         }))
     }
 }
@@ -157,7 +198,7 @@ mod tests {
         let predictor = Predictor::fit(spec.parse().unwrap(), population).unwrap();
         match predictor.predict(workload, seed).unwrap() {
             PredictionSource::Table(predictions) => predictions,
-            PredictionSource::History(_) => panic!("{spec} has no table"),
+            PredictionSource::History { .. } => panic!("{spec} has no table"),
         }
     }
 
@@ -165,8 +206,8 @@ mod tests {
     fn noisy_predictions_deliver_the_rank_correlation_and_are_calibrated() {
         let population = workload(20_000, 1);
         for tau in [0.2, 0.45, 0.7] {
-            let quality =
-                predictions(&format!("noisy:{tau}"), &population, &population, 5).quality(&population);
+            let quality = predictions(&format!("noisy:{tau}"), &population, &population, 5)
+                .quality(&population, 0..population.len());
             assert!((quality.tau_b.unwrap() - tau).abs() < 0.01, "{tau}: {quality:?}");
             assert!((quality.coverage_80 - 0.8).abs() < 0.015, "{tau}: {quality:?}");
         }
@@ -175,7 +216,7 @@ mod tests {
     #[test]
     fn noisy_predictions_hold_beyond_the_rows_they_were_fitted_on() {
         let fresh = workload(20_000, 2);
-        let quality = predictions("noisy", &workload(3_000, 1), &fresh, 5).quality(&fresh);
+        let quality = predictions("noisy", &workload(3_000, 1), &fresh, 5).quality(&fresh, 0..fresh.len());
         assert!((quality.tau_b.unwrap() - 0.45).abs() < 0.02 && (quality.coverage_80 - 0.8).abs() < 0.03);
     }
 
@@ -191,10 +232,13 @@ mod tests {
     fn an_oracle_is_right_and_no_prediction_is_the_population() {
         let workload = workload(2_000, 1);
         let oracle = predictions("oracle", &workload, &workload, 0);
-        assert_eq!(oracle.quality(&workload), Quality { tau_b: Some(1.0), coverage_80: 1.0 });
+        assert_eq!(
+            oracle.quality(&workload, 0..workload.len()),
+            Quality { tau_b: Some(1.0), coverage_80: 1.0 }
+        );
         let none = predictions("none", &workload, &workload, 0);
-        assert_eq!(none.quality(&workload).tau_b, None);
-        assert!((none.quality(&workload).coverage_80 - 0.8).abs() < 0.01);
+        assert_eq!(none.quality(&workload, 0..workload.len()).tau_b, None);
+        assert!((none.quality(&workload, 0..workload.len()).coverage_80 - 0.8).abs() < 0.01);
         assert!(Arc::ptr_eq(none.get(0), none.get(1_999)));
     }
 
@@ -202,7 +246,7 @@ mod tests {
     fn a_log_normal_error_covers_what_it_says() {
         let workload = workload(20_000, 1);
         let told = predictions("lognormal:0.5", &workload, &workload, 3);
-        assert!((told.quality(&workload).coverage_80 - 0.8).abs() < 0.01);
+        assert!((told.quality(&workload, 0..workload.len()).coverage_80 - 0.8).abs() < 0.01);
         let sharp = predictions("lognormal:0", &workload, &workload, 3);
         for (row, &tokens) in workload.output_tokens().iter().enumerate() {
             assert!((sharp.get(row).quantile(0.5) / f64::from(tokens) - 1.0).abs() < 0.011);
@@ -218,7 +262,7 @@ mod tests {
         let right =
             (0..told.len()).filter(|&row| below(row) == (told.get(row).quantile(0.5) < 256.0)).count();
         assert!((right as f64 / 20_000.0 - 0.79).abs() < 0.05, "{right}");
-        assert!((told.quality(&workload).coverage_80 - 0.8).abs() < 0.02);
+        assert!((told.quality(&workload, 0..workload.len()).coverage_80 - 0.8).abs() < 0.02);
     }
 
     #[test]
@@ -250,10 +294,34 @@ mod tests {
     }
 
     #[test]
+    fn what_history_told_is_kept_by_request_whatever_the_order() {
+        let workload = workload(400, 1);
+        let population = Population::new(workload.output_tokens()).unwrap();
+        let predictor = Predictor::fit(PredictorSpec::History, population).unwrap();
+        let mut source = predictor.predict(&workload, 0).unwrap();
+        let mut told = Vec::new();
+        for row in (0..400).rev() {
+            told.push(source.predict(&workload, row));
+            source.finished(&workload, row).unwrap();
+        }
+        let kept = source.into_told();
+        for (told, row) in told.iter().zip((0..400).rev()) {
+            assert_eq!(told, kept.get(row));
+        }
+        // All alike but for their lengths, so that their order cannot be told from the few that have finished.
+        let quality = kept.quality(&workload, 0..200);
+        assert!(
+            quality.tau_b.unwrap().abs() < 0.15 && (quality.coverage_80 - 0.8).abs() < 0.1,
+            "{quality:?}"
+        );
+        assert_ne!(quality, kept.quality(&workload, 200..400));
+    }
+
+    #[test]
     fn history_is_learned_while_the_run_goes_on() {
         let workload = workload(100, 1);
         let population = Population::new(workload.output_tokens()).unwrap();
         let predictor = Predictor::fit(PredictorSpec::History, population).unwrap();
-        assert!(matches!(predictor.predict(&workload, 0), Ok(PredictionSource::History(_))));
+        assert!(matches!(predictor.predict(&workload, 0), Ok(PredictionSource::History { .. })));
     }
 }

@@ -1,6 +1,7 @@
 //! Predictions of a workload's requests, and how good they are.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use irouter_core::LengthDistribution;
@@ -14,9 +15,11 @@ use crate::workload::Workload;
 pub struct Predictions {
     /// The distinct distributions.
     table: Vec<Arc<LengthDistribution>>,
-    /// Which of them each request has.
+    /// Which of them each request has; [`UNTOLD`] for none.
     index: Vec<u32>,
 }
+
+const UNTOLD: u32 = u32::MAX;
 
 /// How good predictions are, as measured on the workload that they were made for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,10 +36,20 @@ impl Predictions {
         Self { table, index: index.map(|entry| entry as u32).collect() }
     }
 
-    /// Predictions as they were told, one per request in order: what a run with a learning predictor keeps.
-    pub fn from_each(told: Vec<Arc<LengthDistribution>>) -> Self {
-        let rows = told.len();
-        Self::new(told, 0..rows)
+    /// No predictions yet, for a run that learns to predict `rows` requests while it goes on.
+    pub(super) fn untold(rows: usize) -> Self {
+        Self { table: Vec::new(), index: vec![UNTOLD; rows] }
+    }
+
+    /// Notes what was told of request `row`.
+    pub(super) fn record(&mut self, row: usize, length: &Arc<LengthDistribution>) {
+        if !self.table.last().is_some_and(|last| Arc::ptr_eq(last, length)) {
+            self.table.push(Arc::clone(length));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most one entry per request")]
+        {
+            self.index[row] = (self.table.len() - 1) as u32;
+        }
     }
 
     /// One distribution per distinct key.
@@ -54,7 +67,7 @@ impl Predictions {
         Ok(Self::new(table, keys.iter().map(|key| distinct[key])))
     }
 
-    /// The prediction for request `row`.
+    /// The prediction for request `row`, which must have been told.
     pub fn get(&self, row: usize) -> &Arc<LengthDistribution> {
         &self.table[self.index[row] as usize]
     }
@@ -69,17 +82,17 @@ impl Predictions {
         self.index.is_empty()
     }
 
-    /// How good the predictions are for the workload that they were made for.
-    pub fn quality(&self, workload: &Workload) -> Quality {
+    /// How good the predictions for `rows` are, all of them told, of the workload that they were made for.
+    pub fn quality(&self, workload: &Workload, rows: Range<usize>) -> Quality {
         let entries: Vec<(f64, f64, f64)> = self
             .table
             .iter()
             .map(|length| (length.mean(u32::MAX), length.quantile(0.1), length.quantile(0.9)))
             .collect();
-        let truth: Vec<f64> = workload.output_tokens().iter().copied().map(f64::from).collect();
+        let truth: Vec<f64> = workload.output_tokens()[rows.clone()].iter().copied().map(f64::from).collect();
         let mut expected = Vec::with_capacity(truth.len());
         let mut covered = 0_usize;
-        for (&entry, &tokens) in self.index.iter().zip(&truth) {
+        for (&entry, &tokens) in self.index[rows].iter().zip(&truth) {
             let (mean, low, high) = entries[entry as usize];
             expected.push(mean);
             // The quantiles of a point mass lie a thousandth of a token apart, around the truth.

@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use irouter_core::engine::EngineConfig;
+use irouter_core::profile::Scale;
 use irouter_core::{Picos, RouterConfig};
 
 use crate::error::{Result, SimError};
+use crate::workload::Sequels;
 
 /// One run of one policy.
 #[derive(Clone, Debug)]
@@ -33,14 +35,18 @@ pub struct RunConfig {
     pub staleness: Option<Picos>,
     /// Rows that are measured: the run ends when the last of them has.
     pub measured: Range<usize>,
+    /// Which requests follow which, in place of the workload's arrivals: for its conversations, and for clients that wait.
+    pub sequels: Option<Arc<Sequels>>,
     /// Clients that go away.
     pub aborts: Option<Aborts>,
     /// Share of the requests whose end the router is never told.
     pub leak_share: f64,
     /// Instances that break and come back.
     pub crashes: Vec<Crash>,
-    /// How many times queues and KV use are read, spread evenly over the arrivals.
-    pub occupancy_samples: Option<u32>,
+    /// Instances that are slower than their profile.
+    pub slow: Vec<Slow>,
+    /// When queues and KV use are read.
+    pub readings: Option<Readings>,
 }
 
 /// Standard deviations of the logarithm of step times.
@@ -61,6 +67,15 @@ pub struct Delays {
     pub event: Picos,
 }
 
+/// Readings of queues and KV use at even intervals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readings {
+    /// How many.
+    pub count: u32,
+    /// When the last one is due.
+    pub until: Picos,
+}
+
 /// Clients that go away before their answer is complete.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aborts {
@@ -77,6 +92,19 @@ pub struct Crash {
     pub at: Picos,
     /// For how long it is away.
     pub down: Picos,
+}
+
+/// An instance whose steps take longer, or shorter, than its profile says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Which.
+    pub instance: u32,
+    /// Factor on its step times; factors that hold at the same time multiply.
+    pub factor: Scale,
+    /// From when, to within a step.
+    pub at: Picos,
+    /// For how long; `None` for the rest of the run.
+    pub down: Option<Picos>,
 }
 
 impl RunConfig {
@@ -105,14 +133,22 @@ impl RunConfig {
             }
         }
         for crash in &self.crashes {
-            if crash.instance >= self.instances {
-                let expected = format!("an instance from 0 to {}", self.instances - 1);
-                return Err(SimError::field("crashes.instance", crash.instance, expected));
-            }
-            if crash.at < Picos::ZERO || crash.down <= Picos::ZERO {
-                let value = format!("at {}, down {}", crash.at, crash.down);
-                return Err(SimError::field("crashes", value, "a time from 0 and a positive duration"));
-            }
+            self.validate_outage("crashes", crash.instance, crash.at, crash.down)?;
+        }
+        for slow in &self.slow {
+            self.validate_outage("slow", slow.instance, slow.at, slow.down.unwrap_or(Picos::MAX))?;
+        }
+        Ok(())
+    }
+
+    fn validate_outage(&self, field: &str, instance: u32, at: Picos, down: Picos) -> Result<()> {
+        if instance >= self.instances {
+            let expected = format!("an instance from 0 to {}", self.instances - 1);
+            return Err(SimError::field(format!("{field}.instance"), instance, expected));
+        }
+        if at < Picos::ZERO || down <= Picos::ZERO {
+            let value = format!("at {at}, down {down}");
+            return Err(SimError::field(field, value, "a time from 0 and a positive duration"));
         }
         Ok(())
     }

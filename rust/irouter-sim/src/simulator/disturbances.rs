@@ -1,15 +1,17 @@
-//! What goes wrong in a run, and when: aborts, crashes, lost events. Drawn from the seed, the same for every policy.
+//! What goes wrong in a run, and when: aborts, crashes, slow instances, lost events. Drawn from the seed, the same for every
+//! policy.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use irouter_core::Picos;
+use irouter_core::profile::Scale;
 
 use crate::metrics::unloaded;
 use crate::random::{Purpose, generator, uniform};
 use crate::workload::Workload;
 
-use super::RunConfig;
+use super::{RunConfig, Slow};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +22,8 @@ pub(super) enum Disturbance {
     CrashKnown(usize),
     /// The instance is back, empty.
     Return(usize),
+    /// The pace of the instance changes.
+    Pace(usize),
     /// The client of this row goes away.
     Abort(usize),
 }
@@ -27,6 +31,9 @@ pub(super) enum Disturbance {
 /// Everything that goes wrong in a run.
 pub(super) struct Disturbances {
     upcoming: BinaryHeap<Reverse<(Picos, Disturbance)>>,
+    /// How long the client of each row stays, where it does not wait for the end.
+    patience: Option<Vec<Option<Picos>>>,
+    slow: Vec<Slow>,
     leaked: Option<Vec<bool>>,
     up: Vec<bool>,
 }
@@ -41,27 +48,54 @@ impl Disturbances {
             upcoming.push(Reverse((known, Disturbance::CrashKnown(index))));
             upcoming.push(Reverse(((crash.at + crash.down).max(known), Disturbance::Return(index))));
         }
-        if let Some(aborts) = config.aborts {
-            let mut generator = generator(config.seed, Purpose::Aborts);
-            for row in 0..workload.len() {
-                let (chosen, moment) = (uniform(&mut generator), uniform(&mut generator));
-                if chosen < aborts.share {
-                    // Uniform over twice the time that the request takes alone: some leave in the queue, some while it
-                    // streams, some too late.
-                    let (prompt, output) = (workload.prompt_tokens()[row], workload.output_tokens()[row]);
-                    let alone = unloaded(&config.engine, prompt, output, config.delays.dispatch).e2e;
-                    let patience =
-                        Picos::from_seconds(2.0 * moment * alone.as_seconds()).unwrap_or(Picos::MAX);
-                    let at = workload.arrival()[row].saturating_add(patience);
-                    upcoming.push(Reverse((at, Disturbance::Abort(row))));
-                }
+        for slow in &config.slow {
+            // When the router's knowledge has got there, so that the engine has got there and no further.
+            let changes = [Some(slow.at), slow.down.map(|down| slow.at.saturating_add(down))];
+            for at in changes.into_iter().flatten() {
+                let known = at.saturating_add(config.delays.event);
+                upcoming.push(Reverse((known, Disturbance::Pace(slow.instance as usize))));
             }
         }
+        let patience = config.aborts.map(|aborts| {
+            let mut generator = generator(config.seed, Purpose::Aborts);
+            let patience = |row: usize| {
+                let (chosen, moment) = (uniform(&mut generator), uniform(&mut generator));
+                // Uniform over twice the time that the request takes alone: some leave in the queue, some while it
+                // streams, some too late.
+                let (prompt, output) = (workload.prompt_tokens()[row], workload.output_tokens()[row]);
+                let alone = || unloaded(&config.engine, prompt, output, config.delays.dispatch).e2e;
+                (chosen < aborts.share)
+                    .then(|| Picos::from_seconds(2.0 * moment * alone().as_seconds()).unwrap_or(Picos::MAX))
+            };
+            (0..workload.len()).map(patience).collect()
+        });
         let leaked = (config.leak_share > 0.0).then(|| {
             let mut generator = generator(config.seed, Purpose::Leaks);
             (0..workload.len()).map(|_| uniform(&mut generator) < config.leak_share).collect()
         });
-        Self { upcoming, leaked, up: vec![true; config.instances as usize] }
+        Self {
+            upcoming,
+            patience,
+            slow: config.slow.clone(),
+            leaked,
+            up: vec![true; config.instances as usize],
+        }
+    }
+
+    /// A row has arrived: its client will stay for as long as it has patience.
+    pub(super) fn arrived(&mut self, row: usize, at: Picos) {
+        if let Some(patience) = self.patience.as_ref().and_then(|patience| patience[row]) {
+            self.upcoming.push(Reverse((at.saturating_add(patience), Disturbance::Abort(row))));
+        }
+    }
+
+    /// Factor on the step times of an instance at a time of its engine.
+    pub(super) fn pace(&self, index: usize, at: Picos) -> Scale {
+        let holds = |slow: &&Slow| {
+            let end = slow.down.map_or(Picos::MAX, |down| slow.at.saturating_add(down));
+            slow.instance as usize == index && (slow.at..end).contains(&at)
+        };
+        self.slow.iter().filter(holds).fold(Scale::ONE, |pace, slow| pace.times(slow.factor))
     }
 
     pub(super) fn next(&self) -> Option<Picos> {
@@ -78,7 +112,7 @@ impl Disturbances {
         match disturbance {
             Disturbance::Crash(index) => self.up[index] = false,
             Disturbance::Return(index) => self.up[index] = true,
-            Disturbance::CrashKnown(_) | Disturbance::Abort(_) => {}
+            Disturbance::CrashKnown(_) | Disturbance::Pace(_) | Disturbance::Abort(_) => {}
         }
         Some(disturbance)
     }

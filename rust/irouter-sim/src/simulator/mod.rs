@@ -1,16 +1,17 @@
 //! The simulator: true engines, a virtual clock, and the same router that serves live.
 //!
-//! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait,
-//! a timer of the router, an abort, a crash. Engines are advanced no further than what has become known by then (now less
+//! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait
+//! (or while clients do), a timer of the router, an abort, a crash. Engines are advanced no further than what has become known by then (now less
 //! the event delay), and their events are handed to the router before it decides. What a policy does not need is not
 //! even looked up: a policy that counts nothing lets every engine run undisturbed.
 
+mod arrivals;
 mod config;
 mod disturbances;
 mod occupancy;
 mod recorder;
 
-pub use config::{Aborts, Crash, Delays, NoiseLevels, RunConfig};
+pub use config::{Aborts, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
 
 use std::sync::Arc;
@@ -23,9 +24,10 @@ use irouter_core::{
 
 use crate::error::{Result, SimError};
 use crate::metrics::{GapHistogram, Outcome, RequestRecords};
-use crate::prediction::PredictionSource;
+use crate::prediction::{PredictionSource, Predictions};
 use crate::workload::Workload;
 
+use arrivals::Arrivals;
 use disturbances::{Disturbance, Disturbances};
 use recorder::{Note, Recorder};
 
@@ -39,6 +41,8 @@ pub struct RunOutput {
     pub records: RequestRecords,
     /// Gaps between tokens of all requests that arrived in the run.
     pub gaps: GapHistogram,
+    /// What the router was told of output lengths.
+    pub told: Predictions,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
     /// What the policy says of itself at the end.
@@ -59,7 +63,8 @@ pub struct Simulator<'a> {
     polled: Vec<i64>,
     /// What was read then, until the router is told.
     reports: Vec<Option<EngineReport>>,
-    keys: Vec<RequestKey>,
+    arrivals: Arrivals<'a>,
+    keys: Vec<Option<RequestKey>>,
     slots: Vec<Option<JobSlot>>,
     recorder: Recorder,
     disturbances: Disturbances,
@@ -94,14 +99,13 @@ impl<'a> Simulator<'a> {
         let rows = workload.len();
         Ok(Self {
             disturbances: Disturbances::new(config, workload),
-            occupancy: config
-                .occupancy_samples
-                .map(|samples| Occupancy::new(samples, workload, config.instances)),
+            occupancy: config.readings.map(|readings| Occupancy::new(readings, config.instances)),
             recorder: Recorder::new(workload, config.measured.clone()),
             due: vec![Picos::MAX; engines.len()],
             polled: vec![-1; engines.len()],
             reports: vec![None; engines.len()],
-            keys: Vec::with_capacity(rows),
+            arrivals: Arrivals::new(workload, config.sequels.as_deref()),
+            keys: vec![None; rows],
             slots: vec![None; rows],
             now: Picos::ZERO,
             config,
@@ -118,12 +122,12 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// The first error of the policy, the router or an engine.
     pub fn run(mut self) -> Result<RunOutput> {
-        let mut next_row = 0;
+        let mut arrived_rows = 0;
         let mut hold_until = None;
         // As of the last look at every engine: when readings are taken must not decide when a run ends.
         let mut open = self.recorder.open_measured;
         while open > 0 {
-            let arrival = self.workload.arrival().get(next_row).copied();
+            let arrival = self.arrivals.next();
             let event = self.next_event_known(hold_until);
             let times = [arrival, event, self.disturbances.next()];
             let Some(now) = times.into_iter().flatten().min().filter(|&time| time < Picos::MAX) else {
@@ -138,17 +142,17 @@ impl<'a> Simulator<'a> {
             };
             self.now = self.now.max(now);
             self.sample(self.now - self.config.delays.event)?;
-            if self.observes() || self.router.waiting() > 0 || next_row % SWEEP_ARRIVALS == 0 {
+            if self.observes() || self.tracks_events() || arrived_rows % SWEEP_ARRIVALS == 0 {
                 self.synchronise()?;
                 open = self.recorder.open_measured;
             }
             let disturbed = self.disturb()?;
-            let arrived = arrival.is_some_and(|arrival| arrival <= self.now);
-            if arrived {
-                self.arrive(next_row)?;
-                next_row += 1;
+            let arrival = self.arrivals.pop(self.now);
+            if let Some((row, at)) = arrival {
+                self.arrive(row, at)?;
+                arrived_rows += 1;
             }
-            if arrived || disturbed || event.is_some_and(|event| event <= self.now) {
+            if arrival.is_some() || disturbed || event.is_some_and(|event| event <= self.now) {
                 hold_until = self.decide()?;
             }
         }
@@ -156,6 +160,7 @@ impl<'a> Simulator<'a> {
             figures: self.router.policy_figures(),
             records: self.recorder.records,
             gaps: self.recorder.gaps,
+            told: self.predictions.into_told(),
             occupancy: self.occupancy,
         })
     }
@@ -166,9 +171,14 @@ impl<'a> Simulator<'a> {
         counts || progress || twin || prefix || reports.is_some()
     }
 
-    /// While requests wait: when the router hears of the next event, or its timer runs out.
+    /// Whether an event may change what happens next by itself: requests wait at the router, or clients for their answers.
+    fn tracks_events(&self) -> bool {
+        self.router.waiting() > 0 || self.arrivals.follow_ends()
+    }
+
+    /// While events are tracked: when the router hears of the next one, or its timer runs out.
     fn next_event_known(&self, hold_until: Option<Picos>) -> Option<Picos> {
-        (self.router.waiting() > 0).then(|| {
+        self.tracks_events().then(|| {
             let event = self.due.iter().copied().min().unwrap_or(Picos::MAX);
             event.saturating_add(self.config.delays.event).min(hold_until.unwrap_or(Picos::MAX))
         })
@@ -265,8 +275,8 @@ impl<'a> Simulator<'a> {
     fn tell(&mut self) -> Result<()> {
         let mut notes = std::mem::take(&mut self.recorder.notes);
         notes.sort_by_key(|note| note.at);
-        for Note { row, finished, .. } in notes.drain(..) {
-            let request = self.keys[row];
+        for Note { row, finished, at } in notes.drain(..) {
+            let Some(request) = self.keys[row] else { continue };
             if !finished {
                 // A client that went away before its first token was told of has taken the request out of the router.
                 if self.recorder.records.outcome[row] != Outcome::Aborted {
@@ -276,15 +286,10 @@ impl<'a> Simulator<'a> {
                 continue;
             }
             self.slots[row] = None;
-            let tokens = self.workload.output_tokens()[row];
-            if let PredictionSource::History(history) = &mut self.predictions {
-                history.observe(
-                    self.workload.application(row),
-                    self.workload.prompt_tokens()[row],
-                    tokens,
-                )?;
-            }
+            self.arrivals.ended(row, at + self.config.delays.event);
+            self.predictions.finished(self.workload, row)?;
             if !self.disturbances.leaks(row) {
+                let tokens = self.workload.output_tokens()[row];
                 self.router.observe(Event::Finished { request, tokens: Some(tokens) }, self.now)?;
             }
         }
@@ -292,13 +297,10 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
-    fn arrive(&mut self, row: usize) -> Result<()> {
-        let predicted = match &mut self.predictions {
-            PredictionSource::Table(table) => Arc::clone(table.get(row)),
-            PredictionSource::History(history) => {
-                history.predict(self.workload.application(row), self.workload.prompt_tokens()[row])
-            }
-        };
+    fn arrive(&mut self, row: usize, at: Picos) -> Result<()> {
+        self.recorder.arrived(row, at);
+        self.disturbances.arrived(row, at);
+        let predicted = self.predictions.predict(self.workload, row);
         let engine = &self.config.engine;
         let columns = self.workload.columns();
         let prompt_tokens = columns.prompt_tokens[row];
@@ -313,7 +315,7 @@ impl<'a> Simulator<'a> {
         })?;
         let request = Request {
             id: row as u64,
-            arrival: columns.arrival[row],
+            arrival: at,
             prompt_tokens,
             max_tokens,
             predicted,
@@ -328,8 +330,7 @@ impl<'a> Simulator<'a> {
             session: columns.session.as_ref().map(|column| column[row]),
             true_output_tokens: self.needs.truth.then(|| columns.output_tokens[row]),
         };
-        let key = self.router.submit(request, self.now)?;
-        self.keys.push(key);
+        self.keys[row] = Some(self.router.submit(request, self.now)?);
         Ok(())
     }
 
@@ -373,6 +374,7 @@ impl<'a> Simulator<'a> {
                 Disturbance::Crash(index) => {
                     self.advance(index, self.now)?;
                     self.engines[index] = engine(self.config, u32::try_from(index).unwrap_or(u32::MAX))?;
+                    self.engines[index].set_speed(self.disturbances.pace(index, self.now));
                     self.due[index] = Picos::MAX;
                     // Tokens up to the crash were streamed; they are told before it.
                     self.tell()?;
@@ -382,7 +384,14 @@ impl<'a> Simulator<'a> {
                         let row = usize::try_from(lost).unwrap_or(usize::MAX);
                         self.slots[row] = None;
                         self.recorder.ended(row, self.now, Outcome::Failed);
+                        self.arrivals.ended(row, self.now);
                     }
+                }
+                Disturbance::Pace(index) => {
+                    let at = self.now - self.config.delays.event;
+                    self.advance(index, at)?;
+                    self.engines[index].set_speed(self.disturbances.pace(index, at));
+                    self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
                 }
                 Disturbance::Return(index) => {
                     self.engines[index].advance(self.now, &mut self.recorder)?;
@@ -396,9 +405,7 @@ impl<'a> Simulator<'a> {
 
     /// The client of a request goes away, unless the request has ended.
     fn abort(&mut self, row: usize) -> Result<()> {
-        if row >= self.keys.len() {
-            return Ok(());
-        }
+        let Some(request) = self.keys[row] else { return Ok(()) };
         let in_flight = self.slots[row].is_some();
         if in_flight {
             // Nobody may have looked for long, and it may have ended since.
@@ -408,13 +415,13 @@ impl<'a> Simulator<'a> {
         if self.recorder.records.outcome[row] != Outcome::Open {
             return Ok(());
         }
-        let request = self.keys[row];
         if let Some(slot) = self.slots[row].take() {
             let index = self.recorder.records.instance[row] as usize;
             self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
             self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
         }
         self.recorder.ended(row, self.now, Outcome::Aborted);
+        self.arrivals.ended(row, self.now);
         // What waits at the router cannot leak: the router itself hears the client go.
         if !(in_flight && self.disturbances.leaks(row)) {
             self.router.observe(Event::Cancelled { request }, self.now)?;

@@ -4,9 +4,9 @@ use irouter_core::Picos;
 use irouter_core::engine::EngineLoad;
 use serde::Serialize;
 
-use crate::workload::Workload;
+use super::Readings;
 
-/// Readings at even intervals over the arrivals of a run.
+/// Readings at even intervals over a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Occupancy {
     /// Times of the readings in seconds.
@@ -26,8 +26,7 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    pub(super) fn new(samples: u32, workload: &Workload, instances: u32) -> Self {
-        let last = workload.arrival().last().copied().unwrap_or_default();
+    pub(super) fn new(readings: Readings, instances: u32) -> Self {
         let each = vec![Vec::new(); instances as usize];
         Self {
             time_s: Vec::new(),
@@ -35,8 +34,8 @@ impl Occupancy {
             running: each,
             kv_usage: vec![Vec::new(); instances as usize],
             router_queue: Vec::new(),
-            interval: Picos(last.0 / i64::from(samples.max(1))),
-            samples,
+            interval: Picos(readings.until.0 / i64::from(readings.count.max(1))),
+            samples: readings.count,
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(workload: &Workload, measured: Range<usize>) -> Self {
         Self {
-            records: RequestRecords::new(workload.arrival()),
+            records: RequestRecords::new(&vec![RequestRecords::NEVER; workload.len()]),
             gaps: GapHistogram::new(),
             notes: Vec::new(),
             instance: 0,
@@ -46,6 +46,10 @@ impl Recorder {
 
     pub(super) fn cached(&self, row: usize) -> Option<u32> {
         self.cached.as_ref().map(|cached| cached[row])
+    }
+
+    pub(super) fn arrived(&mut self, row: usize, at: Picos) {
+        self.records.arrival[row] = at;
     }
 
     pub(super) fn dispatched(&mut self, row: usize, at: Picos, reached: Picos, instance: InstanceId) {

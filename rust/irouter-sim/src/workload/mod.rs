@@ -4,12 +4,17 @@ mod convert;
 mod generate;
 mod prefix;
 mod replay;
+mod sequels;
 mod ticks;
 
 pub use convert::{arrivals_from_seconds, counts_from_integers};
-pub use generate::{ArrivalSpec, Draw, GeneratorSpec, LengthSpec, LogNormalSpec, TaskSpec};
+pub use generate::{
+    ArrivalSpec, ChatSpec, Draw, GeneratorSpec, LengthSpec, LogNormalSpec, TaskSpec, TurnSpec,
+};
 pub use prefix::PrefixColumn;
+pub(crate) use prefix::mix;
 pub use replay::{ReplayPlan, ReplayReport, ReplaySpec};
+pub use sequels::{Clients, Sequels};
 pub use ticks::spread_ticks;
 
 use std::ops::Range;
@@ -37,6 +42,9 @@ pub struct WorkloadColumns {
     pub tenant: Option<Vec<u32>>,
     /// Session that the request belongs to.
     pub session: Option<Vec<u64>>,
+    /// Makes the sessions conversations: how long the user thinks between the end of the request before this one in its
+    /// session and this one. The first request of a session arrives at its `arrival`, whatever stands here.
+    pub think_time: Option<Vec<Picos>>,
     /// Priority; higher goes first.
     pub priority: Option<Vec<i32>>,
     /// Hashes of prompt prefixes.
@@ -55,7 +63,8 @@ impl Workload {
     /// # Errors
     /// [`SimError::Empty`] without rows, [`SimError::Columns`] when a column has another number of rows, and
     /// [`SimError::Row`] naming the first row with an arrival before the one above it or before the epoch, with a length
-    /// of 0, with `max_tokens` below `output_tokens`, or with a number of prefix hashes that does not fit its prompt.
+    /// of 0, with `max_tokens` below `output_tokens`, with a negative think time, or with a number of prefix hashes that
+    /// does not fit its prompt.
     pub fn new(columns: WorkloadColumns) -> Result<Self> {
         let rows = columns.arrival.len();
         if rows == 0 {
@@ -68,6 +77,7 @@ impl Workload {
             ("application", columns.application.as_ref().map(Vec::len)),
             ("tenant", columns.tenant.as_ref().map(Vec::len)),
             ("session", columns.session.as_ref().map(Vec::len)),
+            ("think_time", columns.think_time.as_ref().map(Vec::len)),
             ("priority", columns.priority.as_ref().map(Vec::len)),
             ("prefix", columns.prefix.as_ref().map(PrefixColumn::len)),
         ];
@@ -96,6 +106,14 @@ impl Workload {
                     let expected = format!("at least `output_tokens` = {output}");
                     return Err(SimError::row(row, "max_tokens", limit, expected));
                 }
+            }
+        }
+        if let Some(pauses) = &columns.think_time {
+            if columns.session.is_none() {
+                return Err(SimError::Columns { field: "session", found: 0, expected: rows });
+            }
+            if let Some(row) = pauses.iter().position(|&pause| pause < Picos::ZERO) {
+                return Err(SimError::row(row, "think_time", pauses[row], "zero or more"));
             }
         }
         if let Some(prefix) = &columns.prefix {
@@ -133,6 +151,11 @@ impl Workload {
     /// Tokens that each request will produce.
     pub fn output_tokens(&self) -> &[u32] {
         &self.columns.output_tokens
+    }
+
+    /// Whether requests of a session follow one another's ends, so that their arrivals depend on the run.
+    pub fn is_conversations(&self) -> bool {
+        self.columns.think_time.is_some()
     }
 
     /// Class of a request; 0 where the workload names none.
@@ -209,6 +232,7 @@ impl WorkloadColumns {
             application: self.application.as_ref().map(|column| pick(column, rows)),
             tenant: self.tenant.as_ref().map(|column| pick(column, rows)),
             session: self.session.as_ref().map(|column| pick(column, rows)),
+            think_time: self.think_time.as_ref().map(|column| pick(column, rows)),
             priority: self.priority.as_ref().map(|column| pick(column, rows)),
             prefix: self.prefix.as_ref().map(|column| column.gather(rows)),
         }
@@ -279,6 +303,17 @@ mod tests {
         assert_eq!(
             bad(&|columns| columns.session = Some(vec![1])),
             "column `session` has 1 rows, expected 3 like `arrival`"
+        );
+        assert_eq!(
+            bad(&|columns| columns.think_time = Some(vec![Picos::ZERO; 3])),
+            "column `session` has 0 rows, expected 3 like `arrival`"
+        );
+        assert_eq!(
+            bad(&|columns| {
+                columns.session = Some(vec![1; 3]);
+                columns.think_time = Some(vec![Picos::ZERO, Picos(-1), Picos::ZERO]);
+            }),
+            "row 1 (counted from 0): `think_time` is -0.000000000001 s, expected zero or more"
         );
         assert_eq!(
             bad(&|columns| *columns = WorkloadColumns::default()),

@@ -29,6 +29,12 @@ pub enum ArrivalSpec {
     Uniform {},
 }
 
+impl Default for ArrivalSpec {
+    fn default() -> Self {
+        Self::Poisson {}
+    }
+}
+
 impl ArrivalSpec {
     pub(super) fn validate(&self) -> Result<()> {
         match self {

@@ -3,6 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::chats::ChatSpec;
 use super::tables::{AZURE_CONVERSATION_INPUT, AZURE_CONVERSATION_OUTPUT, QuantileTable, paper_five_tasks};
 use crate::error::{Result, SimError};
 use crate::random::{standard_normal, uniform};
@@ -29,6 +30,8 @@ pub enum LengthSpec {
         /// Tokens of every output.
         output_tokens: u32,
     },
+    /// Conversations of several turns: each turn's prompt repeats all that was said before it.
+    Chats(ChatSpec),
 }
 
 /// One task of a mix.
@@ -69,6 +72,7 @@ impl LengthSpec {
                 }
                 Ok(())
             }
+            Self::Chats(chats) => chats.validate("lengths"),
             Self::Tasks { tasks } => {
                 for (index, task) in tasks.iter().enumerate() {
                     task.validate(&format!("lengths.tasks[{index}]"))?;
@@ -87,6 +91,7 @@ impl LengthSpec {
         match self {
             Self::PaperFiveTask {} => draw_tasks(&paper_five_tasks(), requests, generator),
             Self::Tasks { tasks } => draw_tasks(tasks, requests, generator),
+            Self::Chats(chats) => chats.draw(requests, generator),
             Self::AzureConvLike {} => {
                 let mut columns = WorkloadColumns::default();
                 for _ in 0..requests {
@@ -116,7 +121,7 @@ impl TaskSpec {
 }
 
 impl LogNormalSpec {
-    fn validate(&self, path: &str) -> Result<()> {
+    pub(super) fn validate(&self, path: &str) -> Result<()> {
         if !self.mean.is_finite() || self.mean < 1.0 {
             let expected = "a finite number of tokens, at least 1";
             return Err(SimError::field(format!("{path}.mean"), self.mean, expected));
@@ -131,7 +136,7 @@ impl LogNormalSpec {
     }
 
     /// The length at a standard normal draw.
-    fn at(&self, normal: f64) -> u32 {
+    pub(super) fn at(&self, normal: f64) -> u32 {
         let median = libm::log(self.mean) - self.sigma * self.sigma / 2.0;
         whole_tokens(libm::exp(self.sigma.mul_add(normal, median)).min(f64::from(self.most)))
     }

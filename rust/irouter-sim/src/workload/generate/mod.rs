@@ -1,15 +1,17 @@
 //! Generated workloads: an arrival process and a length model, each with a seed of its own.
 
 mod arrivals;
+mod chats;
 mod lengths;
 mod tables;
 
 pub use arrivals::ArrivalSpec;
+pub use chats::{ChatSpec, TurnSpec};
 pub use lengths::{LengthSpec, LogNormalSpec, TaskSpec};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Workload, WorkloadColumns};
+use super::Workload;
 use crate::error::{Result, SimError};
 use crate::random::{Purpose, generator};
 
@@ -20,7 +22,7 @@ const POPULATION: usize = 1 << 16;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratorSpec {
-    /// When requests arrive.
+    /// When requests arrive; of conversations, when they begin.
     pub arrivals: ArrivalSpec,
     /// How long they are.
     pub lengths: LengthSpec,
@@ -31,7 +33,7 @@ pub struct GeneratorSpec {
 pub struct Draw {
     /// Number of requests, at least 1.
     pub requests: usize,
-    /// Mean requests per second.
+    /// Mean requests per second; conversations begin as often as makes so many.
     pub rate: f64,
     /// Seed of the arrivals.
     pub arrival_seed: u64,
@@ -72,13 +74,21 @@ impl GeneratorSpec {
         if !draw.rate.is_finite() || draw.rate <= 0.0 {
             return Err(SimError::field("rate", draw.rate, "a finite number of requests per second above 0"));
         }
-        let arrival = self.arrivals.draw(
-            draw.requests,
-            draw.rate,
-            &mut generator(draw.arrival_seed, Purpose::Arrivals),
-        )?;
-        let lengths = self.lengths.draw(draw.requests, &mut generator(draw.length_seed, Purpose::Lengths));
-        Workload::new(WorkloadColumns { arrival, ..lengths })
+        let mut columns =
+            self.lengths.draw(draw.requests, &mut generator(draw.length_seed, Purpose::Lengths));
+        let mut arrivals = generator(draw.arrival_seed, Purpose::Arrivals);
+        columns.arrival = match &self.lengths {
+            LengthSpec::Chats(chats) => {
+                columns.prefix = Some(chats.prefix(&columns));
+                let sample = self.lengths.draw(POPULATION, &mut generator(0, Purpose::Population));
+                let turns = POPULATION as f64 / chats::conversations(&sample) as f64;
+                let starts =
+                    self.arrivals.draw(chats::conversations(&columns), draw.rate / turns, &mut arrivals)?;
+                chats::arrivals(&columns, &starts)
+            }
+            _ => self.arrivals.draw(draw.requests, draw.rate, &mut arrivals)?,
+        };
+        Workload::new(columns)
     }
 
     /// A large sample of the output lengths, the same for every run: the population that a predictor may have been trained
