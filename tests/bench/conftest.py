@@ -15,14 +15,20 @@ settings = { conditions = "headline", predictor = "noisy:0.45" }
 [modes.quick]
 windows = 2
 requests = 60
+capacity_windows = 1
+probes = 2
 
 [modes.standard]
 windows = 4
 requests = 60
+capacity_windows = 2
+probes = 3
 
 [modes.full]
 windows = 4
 requests = 60
+capacity_windows = 2
+probes = 3
 limited = false
 
 [limits]
@@ -47,6 +53,12 @@ settings = { load = 1.1 }
 windows = 3
 trace_files = ["elsewhere", "mine"]
 trace_from_s = 5.0
+
+[[points]]
+name = "most"
+kind = "capacity"
+title = "Capacity on chats"
+scenario = "conversation"
 
 [[sweeps]]
 name = "aborts"

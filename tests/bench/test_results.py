@@ -27,7 +27,9 @@ def changed(result: bench.Result, change: Callable[[Any], object], *, seal: bool
     """The result with a change; with `seal`, under a digest that fits it."""
     data = copy.deepcopy(dict(result.data))
     change(data)
-    return sealed({key: value for key, value in data.items() if key != "digest"}) if seal else bench.Result(data)
+    return (
+        sealed({key: value for key, value in data.items() if key != "digest"}) if seal else bench.Result(data)
+    )
 
 
 def faster(data: Any) -> None:
@@ -41,6 +43,10 @@ def faster_window(data: Any) -> None:
 def fewer_windows(data: Any) -> None:
     point = data["points"][0]
     del point["windows"]["least_work"][3:]
+
+
+def better_probe(data: Any) -> None:
+    data["capacity"][0]["windows"]["least_work"][1][0][1] = 1.0
 
 
 def other_scenario(data: Any) -> None:
@@ -65,15 +71,17 @@ def test_a_result_that_holds_is_verified_with_a_run_of_every_policy(
     policies = [policy for _, policy, _ in verification.cells]
     assert sorted(policies) == sorted(result.points["chat"]["policies"])
     every = bench.verify(result, suite=tiny, traces=traces, sample=1000)
-    runs = sum(len(rows) for point in result.points.values() for rows in point["windows"].values())
+    runs = sum(len(rows) for entry in result.entries.values() for rows in entry["windows"].values())
     assert (every.differences, len(every.cells)) == ((), runs)
 
 
-def test_points_whose_trace_is_not_given_are_said_not_to_be_repeated(result: bench.Result, tiny: Path) -> None:
+def test_points_whose_trace_is_not_given_are_said_not_to_be_repeated(
+    result: bench.Result, tiny: Path
+) -> None:
     verification = bench.verify(result, suite=tiny)
     assert verification.remarks == ("not run again, its trace is not given: replay",)
     assert verification.differences == ()
-    assert {point for point, _, _ in verification.cells} <= {"chat", "aborts/20 %"}
+    assert {point for point, _, _ in verification.cells} <= {"chat", "aborts/20 %", "most"}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +93,7 @@ def test_points_whose_trace_is_not_given_are_said_not_to_be_repeated(result: ben
         (faster_window, True, ("chat", "least_work", "e2e_mean_s of window 1")),
         (fewer_windows, True, ("chat", "least_work", "windows")),
         (other_scenario, True, ("chat", "", "scenario_sha256")),
+        (better_probe, True, ("most", "least_work", "probes[0][1] of window 1")),
     ],
 )
 def test_what_was_changed_is_named(
@@ -112,11 +121,16 @@ def test_points_and_policies_of_one_result_only_are_named(result: bench.Result) 
         del data["points"][1]
         del data["points"][0]["policies"]["random"]
 
-    found = [(each.point, each.policy, each.one, each.other) for each in bench.diff(result, changed(result, remove))]
+    found = [
+        (each.point, each.policy, each.one, each.other)
+        for each in bench.diff(result, changed(result, remove))
+    ]
     assert found == [("chat", "random", "present", None), ("replay", "", "present", None)]
 
 
-def test_a_file_that_is_no_result_is_named_with_its_first_bad_value(tmp_path: Path, result: bench.Result) -> None:
+def test_a_file_that_is_no_result_is_named_with_its_first_bad_value(
+    tmp_path: Path, result: bench.Result
+) -> None:
     path = tmp_path / "r.json"
     path.write_text("{", encoding="utf-8")
     with pytest.raises(IrouterError, match=r"^r\.json: not JSON: "):
@@ -132,7 +146,18 @@ def test_run_verify_and_diff_as_commands(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other, page = tmp_path / "one.json", tmp_path / "other.json", tmp_path / "one.html"
-    arguments = ["run", "--suite", tiny, "--quick", "--policies", "random,least_work", "--json", one, "--html", page]
+    arguments: list[str | Path] = [
+        "run",
+        "--suite",
+        tiny,
+        "--quick",
+        "--policies",
+        "random,least_work",
+        "--json",
+        one,
+        "--html",
+        page,
+    ]
     assert command(*arguments) == 0
     printed = capsys.readouterr().out
     assert "skipped replay: no trace in --traces; AzureLLMInferenceTrace_conv.csv" in printed
@@ -159,7 +184,7 @@ def test_the_page_needs_nothing_else_and_names_what_was_skipped(
     page = path.read_text(encoding="utf-8")
     for part in ("<script src", "<link", "<img"):
         assert part not in page
-    for plot in ("frontiers", "who-pays", "sweep-aborts", "speeds"):
+    for plot in ("frontiers", "who-pays", "capacity", "sweep-aborts", "speeds"):
         assert f'id="{plot}"' in page
     for heading in ("Leaderboard, predictor noisy:0.45", "random is slow to simulate and ran on 2 of 3"):
         assert heading in page
@@ -173,7 +198,10 @@ def test_the_page_needs_nothing_else_and_names_what_was_skipped(
     [
         (["run", "--quick", "--full"], "--quick with --full: expected one of the two"),
         (["run", "--json", "nowhere/r.json"], "no folder nowhere for r.json"),
-        (["run", "--points", "conversation-0.8"], "unknown point `conversation-0.8`; did you mean `conversation-0.9`?"),
+        (
+            ["run", "--points", "conversation-0.8"],
+            "unknown point `conversation-0.8`; did you mean `conversation-0.9`?",
+        ),
         (["verify", "nowhere.json"], "no file nowhere.json"),
     ],
 )

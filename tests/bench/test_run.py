@@ -9,7 +9,7 @@ from irouter._core import IrouterError
 from irouter.bench import suite_files
 from irouter.bench.columns import columns
 from irouter.bench.leaderboard import classes, leaderboard
-from irouter.evaluation import compare
+from irouter.evaluation import capacity, compare
 from irouter.evaluation.registry import registry
 
 POLICIES = ["random", "least_work", "equalised:smg_least_load", "queued:dynamo_kv"]
@@ -42,10 +42,32 @@ def test_the_figures_are_those_of_compare(result: bench.Result) -> None:
     assert result.points["chat"]["workload"] == comparison.main.results["workload"]
 
 
+def test_the_capacities_are_those_of_capacity(result: bench.Result) -> None:
+    found = capacity(
+        "conversation",
+        policies=["least_work", "queued:dynamo_kv"],
+        requests=60,
+        windows=2,
+        probes=3,
+        conditions="headline",
+    )
+    entry = result.capacity["most"]
+    assert entry["saturation_rate"] == found.saturation_rate
+    assert {len(row) for row in entry["windows"]["least_work"]} == {3}
+    for policy, figures in found.policies.items():
+        measured = entry["policies"][policy]
+        assert (measured["rate"], measured["load"], measured["goodput"]) == (
+            figures.rate,
+            figures.load,
+            figures.goodput,
+        )
+        assert (tuple(measured["ci95"]), tuple(measured["ratio"])) == (figures.ci95, figures.ratio)
+
+
 def test_threads_do_not_matter(tiny: Path, traces: Path, result: bench.Result) -> None:
     for threads in (1, 5):
         again = bench.run(tiny, policies=POLICIES, traces=traces, threads=threads)
-        assert again.data | {"speed": None} == result.data | {"speed": None}
+        assert {**again.data, "speed": None} == {**result.data, "speed": None}
 
 
 def test_a_policys_figures_do_not_depend_on_who_else_runs(tiny: Path, result: bench.Result) -> None:
@@ -84,7 +106,9 @@ def test_speed_is_known_for_every_policy_and_outside_the_digest(result: bench.Re
 def test_the_leaderboard_is_by_geometric_means_and_classes_weigh_the_same(result: bench.Result) -> None:
     assert classes(result) == {"chat": ["chat"], "replay": ["replay"]}
     standings = {standing.policy: standing for standing in leaderboard(result)}
-    ratios = [result.points[name]["policies"]["random"]["ratio"]["e2e_mean_s"][0] for name in ("chat", "replay")]
+    ratios = [
+        result.points[name]["policies"]["random"]["ratio"]["e2e_mean_s"][0] for name in ("chat", "replay")
+    ]
     overall = standings["random"].overall
     assert overall is not None
     assert overall.mean == pytest.approx((ratios[0] * ratios[1]) ** 0.5, rel=1e-12)
@@ -133,9 +157,18 @@ def test_unknown_names_are_named_with_the_nearest(
     [
         (('class = "chat"', 'clas = "chat"'), "tiny.toml: point `chat`: unknown key `clas`"),
         (("load = 0.9", "lod = 0.9"), "tiny.toml: point `chat`: unknown setting `lod`; did you mean `load`?"),
-        (("windows = 3", 'windows = "3"'), "tiny.toml: point `replay`: `windows` is '3', expected a whole number"),
-        (('policies = "few"', 'policies = "fw"'), "tiny.toml: point `aborts/20 %`: unknown group `fw`; did you mean"),
-        (('point = "chat"', 'point = "chart"'), "tiny.toml: sweep `aborts`: unknown point `chart`; did you mean `chat`?"),
+        (
+            ("windows = 3", 'windows = "3"'),
+            "tiny.toml: point `replay`: `windows` is '3', expected a whole number",
+        ),
+        (
+            ('policies = "few"', 'policies = "fw"'),
+            "tiny.toml: point `aborts/20 %`: unknown group `fw`; did you mean",
+        ),
+        (
+            ('point = "chat"', 'point = "chart"'),
+            "tiny.toml: sweep `aborts`: unknown point `chart`; did you mean `chat`?",
+        ),
         (('title = "Chats"\n', ""), "tiny.toml: point `chat`: no `title`"),
         (('name = "replay"', 'name = "chat"'), "tiny.toml: two points have the name `chat`"),
         (('trace_files = ["elsewhere", "mine"]\n', ""), "tiny.toml: point `replay`: `trace_files` is []"),

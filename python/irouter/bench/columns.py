@@ -41,7 +41,8 @@ def windows(suite: Suite, mode: Mode, point: Point, policy: str) -> int:
     """How many windows of a point a policy runs on: fewer for one that the suite knows as slow, never the reference."""
     limited = mode.limited and policy != suite.reference
     limit = suite.limits.get(rule(policy)) if limited else None
-    return min(count for count in (mode.windows, point.windows, limit) if count is not None)
+    most = mode.capacity_windows if point.kind == "capacity" else mode.windows
+    return min(count for count in (most, point.windows, limit) if count is not None)
 
 
 def rule(policy: str) -> str:

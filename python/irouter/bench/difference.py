@@ -46,11 +46,11 @@ def diff(one: Result, other: Result) -> list[Difference]:
         for key in _OF_A_RESULT
         if one.data[key] != other.data[key]
     ]
-    for name in {**one.points, **other.points}:
-        if name in one.points and name in other.points:
-            found += _point(name, one.points[name], other.points[name])
+    for name in {**one.entries, **other.entries}:
+        if name in one.entries and name in other.entries:
+            found += _point(name, one.entries[name], other.entries[name])
         else:
-            found.append(Difference(name, "", "point", *_presence(name, one.points, other.points)))
+            found.append(Difference(name, "", "point", *_presence(name, one.entries, other.entries)))
     return found
 
 

@@ -23,7 +23,7 @@ def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[
         planned: The point.
         done: Its jobs with what came out, the first with the reference on all windows.
     """
-    point, first = planned.point, done[0][1]
+    first = done[0][1]
     keys: list[str] = list(first.runs[0]["summary"])
     windows: dict[str, list[list[Any]]] = defaultdict(list)
     own_figures: dict[str, list[Mapping[str, float]]] = defaultdict(list)
@@ -38,16 +38,22 @@ def entry(planned: PlannedPoint, done: Sequence[tuple[Job, JobResult]]) -> dict[
     report = Comparison(planned.experiment, ComparedPoint(None, results, figures)).report()
     return {
         **{key: value for key, value in report.items() if key not in {"version", "sweep"}},
-        "name": point.name,
-        "title": point.title,
-        "class": point.scenario_class,
-        "sweep_of": point.sweep,
-        "base": point.base,
-        "kind": point.kind,
+        **described(planned),
+        "class": planned.point.scenario_class,
+        "sweep_of": planned.point.sweep,
+        "base": planned.point.base,
+        **measured,
+    }
+
+
+def described(planned: PlannedPoint) -> dict[str, Any]:
+    """What every entry says of its point: its name, its hashes, and what its policies stand for."""
+    return {
+        "name": planned.point.name,
+        "title": planned.point.title,
         "scenario_sha256": planned.scenario_sha256,
         "trace_sha256": planned.trace_sha256,
         "columns": {choice.label: choice.to_data() for choice in planned.experiment.policies},
-        **measured,
     }
 
 

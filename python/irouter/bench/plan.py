@@ -11,6 +11,7 @@ from irouter import _core, profiles, scenarios
 from irouter.bench.columns import columns, windows
 from irouter.bench.jobs import Job
 from irouter.bench.trace_files import TraceFolder, trace_hash
+from irouter.evaluation.capacity_search import FIRST_LOAD
 from irouter.evaluation.experiment import resolve
 from irouter.evaluation.policies import choose
 
@@ -38,6 +39,7 @@ class PlannedPoint:
         windows: Windows of each policy, by label.
         scenario_sha256: Hash of the resolved scenario.
         trace_sha256: Hash of the columns of its trace.
+        probes: Loads that a search for the capacity tries on each window; 0 for a point that compares.
     """
 
     point: Point
@@ -45,6 +47,7 @@ class PlannedPoint:
     windows: Mapping[str, int]
     scenario_sha256: str
     trace_sha256: str | None
+    probes: int
 
     def job(self, policies: Sequence[PolicyChoice], *, first_window: int, windows: int) -> Job:
         """The job of some policies on some of the windows."""
@@ -52,7 +55,8 @@ class PlannedPoint:
         experiment = dataclasses.replace(
             self.experiment, settings=settings, policies=tuple(policies), trace=None
         )
-        return Job(experiment, None if self.experiment.trace is None else self.point.name)
+        trace = None if self.experiment.trace is None else self.point.name
+        return Job(experiment, trace, self.probes)
 
     def jobs(self) -> Iterator[Job]:
         """Every run of the point: policies with as many windows go together."""
@@ -122,6 +126,8 @@ def _planned(
         "reference": suite.reference,
         "policies": [choice.label for choice in chosen],
     }
+    if point.kind == "capacity":
+        settings["load"] = FIRST_LOAD
     experiment = resolve(point.scenario, trace, settings)
     _refuse_unknown(experiment)
     return PlannedPoint(
@@ -130,6 +136,7 @@ def _planned(
         windows=counts,
         scenario_sha256=scenario_hash(experiment),
         trace_sha256=None if trace is None else trace_hash(trace),
+        probes=mode.probes if point.kind == "capacity" else 0,
     )
 
 

@@ -36,13 +36,13 @@ def _predictors(result: Result) -> str:
 
 def _facts(result: Result) -> list[str]:
     points = [point for point in result.points.values() if point["class"]]
-    policies = dict.fromkeys(policy for point in result.points.values() for policy in point["policies"])
+    policies = dict.fromkeys(policy for entry in result.entries.values() for policy in entry["policies"])
     conditions = dict.fromkeys(point["conditions"] for point in points)
     runs = sum(len(rows) for point in result.points.values() for rows in point["windows"].values())
     return [
         f"{result.data['mode']} run of irouter {result.data['version']}",
         f"{len(policies)} policies at {len(points)} points",
-        f"{len(result.points) - len(points)} more points in sweeps",
+        f"{len(result.points) - len(points)} more points in sweeps, {len(result.capacity)} capacities",
         _predictors(result),
         f"{', '.join(conditions)} conditions",
         f"up to {max((point['seeds'] for point in points), default=0)} windows, {runs:,} runs",
@@ -92,12 +92,30 @@ def _sections(result: Result) -> Iterator[str]:
         yield section(
             f"Who pays, {predictors}", text, plot("who-pays", report_plots.who_pays(result, policies))
         )
+    if result.capacity:
+        yield _capacity(result, [standing.policy for standing in standings])
     yield from _sweeps(result)
     yield section("Points", "", _points(result))
     if result.data["speed"]:
         text = "Router and engines together, on a machine that had all its threads busy."
         yield section("Speed of the simulation", text, plot("speeds", report_plots.speeds(result)))
     yield section("Notes", "", notes(_remarks(result)))
+
+
+def _capacity(result: Result, ranked: Sequence[str]) -> str:
+    """Capacities in the order of the leaderboard, then those that are not on it."""
+    entries = result.capacity.values()
+    policies = list(dict.fromkeys(policy for entry in entries for policy in entry["policies"]))
+    policies.sort(key=lambda policy: ranked.index(policy) if policy in ranked else len(ranked))
+    predictors = ", ".join(dict.fromkeys(entry["predictor"] for entry in entries))
+    shares = ", ".join(dict.fromkeys(f"{entry['target']:.0%}" for entry in entries))
+    text = (
+        f"The highest arrival rate at which {shares} of the requests meet the SLO (TTFT within 0.5 s and 5 times, mean "
+        "TPOT within 5 times what the request takes alone), against the reference's. A policy without a bar met it at "
+        "no load that was tried."
+    )
+    figure = plot("capacity", report_plots.capacities(result, policies))
+    return section(f"Capacity, predictor {escape(predictors)}", text, figure)
 
 
 def _leaderboard(result: Result, standings: Sequence[Standing]) -> str:
@@ -188,7 +206,7 @@ def _remarks(result: Result) -> Iterator[str]:
 
 def _fewer_windows(result: Result) -> Iterator[str]:
     fewer: dict[str, set[str]] = {}
-    for point in result.points.values():
+    for point in result.entries.values():
         for policy, rows in point["windows"].items():
             if len(rows) < point["seeds"]:
                 fewer.setdefault(policy, set()).add(f"{len(rows)} of {point['seeds']}")

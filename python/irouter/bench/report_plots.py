@@ -178,6 +178,53 @@ def _quartile(result: Result, points: Iterable[str], policy: str, quartile: int)
     return geometric_mean(ratios)
 
 
+def capacities(result: Result, policies: Sequence[str]) -> Figure:
+    """The highest rate at which each policy meets the SLO, as ratios to the reference, with intervals."""
+    entries = list(result.capacity.values())
+    figure = make_subplots(
+        cols=len(entries),
+        shared_yaxes=True,
+        horizontal_spacing=0.015,
+        subplot_titles=[
+            f"<b>{entry['name'].removeprefix('capacity-')}</b><br><span style='font-size:10px;color:#59636e'>"
+            f"{entry['reference']}: {entry['policies'][entry['reference']]['rate']:.2f} requests/s</span>"
+            for entry in entries
+        ],
+    )
+    shown = list(reversed(policies))
+    for column, entry in enumerate(entries, start=1):
+        figure.add_trace(_capacity_bars(entry, shown), row=1, col=column)
+        figure.add_vline(1, line={"color": REFERENCE_COLOUR, "width": 1}, row=1, col=column)
+    figure.update_xaxes(tickformat=".2f", nticks=5)
+    figure.update_yaxes(categoryorder="array", categoryarray=shown, dtick=1)
+    figure = styled(figure, height=120 + _ROW_PIXELS * len(shown), left=190)
+    return figure.update_layout(bargap=0.3, margin={"t": 62})
+
+
+def _capacity_bars(entry: Mapping[str, Any], policies: Sequence[str]) -> Any:
+    """A bar from 1 to each policy's ratio, where it has one."""
+    found = {policy: entry["policies"][policy] for policy in policies if policy in entry["policies"]}
+    found = {policy: figures for policy, figures in found.items() if figures["ratio"][0]}
+    ratios = [figures["ratio"] for figures in found.values()]
+    return go.Bar(
+        x=[value - 1 for value, _, _ in ratios],
+        base=1,
+        y=list(found),
+        orientation="h",
+        marker={"color": [kind(policy).colour for policy in found]},
+        error_x={
+            "array": [0.0 if high is None else high - value for value, _, high in ratios],
+            "arrayminus": [0.0 if low is None else value - low for value, low, _ in ratios],
+            "color": "#8b949e",
+            "thickness": 1,
+            "width": 2,
+        },
+        customdata=[[figures["rate"], figures["ratio"][0]] for figures in found.values()],
+        hovertemplate="%{y}: %{customdata[0]:.2f} requests/s, x %{customdata[1]:.3f}<extra></extra>",
+        showlegend=False,
+    )
+
+
 def sweep(points: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -> Figure:
     """Mean and P99 E2E of a sweep's policies, as ratios to the reference under the same settings."""
     cases = [(point["name"].partition("/")[2], point) for point in points]

@@ -42,6 +42,16 @@ class Result:
         """The points that ran, by name."""
         return {point["name"]: point for point in self.data["points"]}
 
+    @property
+    def capacity(self) -> dict[str, Mapping[str, Any]]:
+        """The capacities that were searched, by name."""
+        return {point["name"]: point for point in self.data["capacity"]}
+
+    @property
+    def entries(self) -> dict[str, Mapping[str, Any]]:
+        """Points and capacities, by name."""
+        return {**self.points, **self.capacity}
+
     def digest(self) -> str:
         """SHA-256 over everything but the speed of the machine, as canonical JSON."""
         content = {key: value for key, value in self.data.items() if key not in _OUTSIDE_THE_DIGEST}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from irouter import _core
 from irouter.bench import suite_files
+from irouter.bench.capacity_figures import capacity_entry
 from irouter.bench.figures import entry, speeds
 from irouter.bench.jobs import execute
 from irouter.bench.plan import make_plan
@@ -52,7 +53,10 @@ def run(
             [job for of_point in jobs for job in of_point], plan.traces, threads=threads, progress=progress
         )
     )
-    done = [[(job, next(results)) for job in of_point] for of_point in jobs]
+    done = [
+        (planned, [(job, next(results)) for job in of_point])
+        for planned, of_point in zip(plan.points, jobs, strict=True)
+    ]
     return sealed(
         {
             "format": FORMAT,
@@ -60,11 +64,12 @@ def run(
             "suite": loaded.name,
             "mode": mode,
             "policies": None if policies is None else list(policies),
-            "points": [entry(planned, each) for planned, each in zip(plan.points, done, strict=True)],
+            "points": [entry(*each) for each in done if each[0].point.kind == "compare"],
+            "capacity": [capacity_entry(*each) for each in done if each[0].point.kind == "capacity"],
             "skipped": [
                 {"name": point.name, "title": point.title, "trace_source": source}
                 for point, source in plan.skipped
             ],
-            "speed": speeds([each for of_point in done for each in of_point]),
+            "speed": speeds([each for _, of_point in done for each in of_point]),
         }
     )

@@ -7,8 +7,8 @@ from typing import Literal
 from irouter._names import unknown
 from irouter.evaluation.settings import Settings
 
-Kind = Literal["compare"]
-"""What is measured at a point."""
+Kind = Literal["compare", "capacity"]
+"""What is measured at a point: latencies at one load, or the highest load at which the SLO is met."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +18,15 @@ class Mode:
     Attributes:
         windows: Windows of each point, unless the point has fewer.
         requests: Arrivals of each window, warm-up included, unless the point has fewer.
+        capacity_windows: The same of searches for a capacity.
+        probes: Loads that such a search tries on each window.
         limited: Whether the suite's limits on slow policies hold.
     """
 
     windows: int
     requests: int
+    capacity_windows: int
+    probes: int
     limited: bool = True
 
 

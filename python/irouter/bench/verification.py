@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from irouter import _core
 from irouter.bench import suite_files
+from irouter.bench.capacity_figures import capacity_figures
 from irouter.bench.difference import Difference, leaves
 from irouter.bench.figures import cells, runs_of, summarised
 from irouter.bench.jobs import execute
@@ -78,7 +79,7 @@ def verify(
     sampled = _sample(result, runnable, sample)
     differences += _repeated(result, plan, sampled, threads, progress)
     repeated = {policy for _, policy, _ in sampled}
-    unchecked = {policy for point in result.points.values() for policy in point["windows"]} - repeated
+    unchecked = {policy for point in result.entries.values() for policy in point["windows"]} - repeated
     remarks += [f"no run repeated, no point to run it at: {policy}" for policy in sorted(unchecked)]
     return Verification(tuple(differences), tuple(sampled), tuple(remarks))
 
@@ -89,7 +90,7 @@ def _plan(result: Result, suite: str | Path | None, traces: str | Path | None) -
     folder, mode = TraceFolder(None if traces is None else Path(traces)), loaded.mode(result.data["mode"])
     plans = [
         make_plan(loaded, mode, loaded.select([name]), list(point["windows"]), folder)
-        for name, point in result.points.items()
+        for name, point in result.entries.items()
     ]
     return Plan(
         tuple(planned for plan in plans for planned in plan.points),
@@ -105,7 +106,7 @@ def _digest(result: Result) -> Iterator[Difference]:
 def _scenarios(result: Result, runnable: Mapping[str, PlannedPoint]) -> Iterator[Difference]:
     """Points that ran another scenario, another trace or other windows than the suite says."""
     for name, planned in runnable.items():
-        point = result.points[name]
+        point = result.entries[name]
         for key in ("scenario_sha256", "trace_sha256"):
             if point[key] != getattr(planned, key):
                 yield Difference(name, "", key, point[key], getattr(planned, key))
@@ -116,8 +117,8 @@ def _scenarios(result: Result, runnable: Mapping[str, PlannedPoint]) -> Iterator
 
 def _figures(result: Result) -> Iterator[Difference]:
     """Figures that do not follow from the windows they are of."""
-    for name, point in result.points.items():
-        computed = summarised(point, point["reference"])
+    for name, point in result.entries.items():
+        computed = capacity_figures(point) if "target" in point else summarised(point, point["reference"])
         for policy in {**computed, **point["policies"]}:
             stored = dict(leaves(point["policies"].get(policy, {})))
             found = dict(leaves(computed.get(policy, {})))
@@ -135,7 +136,7 @@ def _close(one: float | None, other: float | None) -> bool:
 def _sample(result: Result, runnable: Mapping[str, PlannedPoint], count: int) -> list[Cell]:
     """`count` runs of each policy, drawn by the digest: nobody who writes a result can choose them."""
     by_policy: dict[str, list[Cell]] = defaultdict(list)
-    for name, point in result.points.items():
+    for name, point in result.entries.items():
         if name in runnable:
             for policy, rows in point["windows"].items():
                 by_policy[policy] += [(name, policy, window) for window in range(len(rows))]
@@ -161,9 +162,9 @@ def _repeated(
     jobs = [_job(planned[name], policies, window) for (name, window), policies in by_window.items()]
     results = execute(jobs, plan.traces, threads=threads, progress=progress)
     for (name, window), job, done in zip(by_window, jobs, results, strict=True):
-        point = result.points[name]
+        point = result.entries[name]
         for policy, _, run, _ in cells(job, done):
-            stored = _values(runs_of(point, policy)[window])
+            stored = _values(_stored(point, policy, window))
             found = _values(run)
             for key in {**stored, **found}:
                 if stored.get(key) != found.get(key):
@@ -172,9 +173,16 @@ def _repeated(
                     )
 
 
+def _stored(point: Mapping[str, Any], policy: str, window: int) -> Mapping[str, Any]:
+    if "target" in point:
+        return {"probes": point["windows"][policy][window]}
+    return runs_of(point, policy)[window]
+
+
 def _values(run: Mapping[str, Any]) -> dict[str, Any]:
     """Every single value of a run by its path."""
-    return dict(leaves(run["summary"])) | dict(leaves(run.get("figures", {}), "figures."))
+    summary = leaves(run.get("summary", {}))
+    return dict(summary) | dict(leaves({key: run[key] for key in ("figures", "probes") if key in run}))
 
 
 def _job(planned: PlannedPoint, policies: list[str], window: int) -> Job:

@@ -11,7 +11,7 @@ from irouter.bench.leaderboard import Score, classes, leaderboard
 from irouter.cli.console import out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from irouter.bench.difference import Difference
     from irouter.bench.result import Result
@@ -37,6 +37,8 @@ def print_result(result: Result) -> None:
         table.add_row(standing.policy, *map(_score, scores))
     if by_class:
         out.print(table)
+    if result.capacity:
+        out.print(_capacities(result))
     for skipped in result.data["skipped"]:
         out.print(
             Text(
@@ -50,6 +52,26 @@ def print_result(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _capacities(result: Result) -> Table:
+    entries = result.capacity
+    predictors = ", ".join(dict.fromkeys(entry["predictor"] for entry in entries.values()))
+    table = _table(f"Capacity in requests/s, and against the reference's, predictor {predictors}")
+    table.add_column("policy", no_wrap=True)
+    for name in entries:
+        table.add_column(name.removeprefix("capacity-"), justify="right", no_wrap=True)
+    for policy in dict.fromkeys(policy for entry in entries.values() for policy in entry["policies"]):
+        found = [entry["policies"].get(policy) for entry in entries.values()]
+        table.add_row(policy, *map(_capacity, found))
+    return table
+
+
+def _capacity(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "-"
+    value = figures["ratio"][0]
+    return f"{figures['rate']:.2f}" + ("" if value is None else f" ({value:.3f})")
 
 
 def print_differences(differences: Sequence[Difference], one: str, other: str) -> None:
