@@ -46,7 +46,7 @@ def fewer_windows(data: Any) -> None:
 
 
 def better_probe(data: Any) -> None:
-    data["capacity"][0]["windows"]["least_work"][1][0][1] = 1.0
+    data["capacity"][0]["windows"]["least_work"][1][0][1] *= 0.5
 
 
 def other_scenario(data: Any) -> None:
