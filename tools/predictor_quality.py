@@ -57,11 +57,12 @@ predictor. `python tools/predictor_quality.py` writes this page.
 PAGE_TAIL = """
 ## Reading
 
-* **`noisy` delivers what it is asked for**, in rank correlation and in coverage, also where the population is another.
+* **`noisy` delivers what it is asked for**, in rank correlation and in coverage.
 * **`history` ranks only where it can tell requests apart**: by task in `paper-main`; not in `conversation` and
   `chat-closed`, which have one application, and whose outputs are drawn independently of their prompts. It begins with
-  a wide prior and learns from what has finished, the short ones first; that counts here, as it does for a policy.
-* **`buckets` ranks little where lengths lie in one bucket**, whatever its accuracy.
+  a wide prior and learns from what has finished, the short ones first, which costs it coverage in the overload of
+  `paper-main`; all of that counts here, as it does for a policy.
+* **`buckets` ranks only across its edges**, so less in `paper-main`, where most outputs lie in the first bucket.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -152,6 +153,10 @@ def capacity(
 ) -> Capacity:
     """Searches for the highest arrival rate at which each policy still meets the SLO, by bisection in every window.
 
+    A probe is what :func:`irouter.compare` runs at its load. Above saturation, which prefix caches can reach, a probe
+    has as many more of the `requests` as its load is higher, so that it lasts as long as at saturation; there, as in
+    every overload run, no warm-up is left out and no arrivals follow the measured ones.
+
     Args:
         scenario: Name or `.toml` file of a scenario; its rate or load has no part in it.
         windows: Windows of a trace or draws of a generator, each with a search of its own; the same for every policy.
@@ -255,6 +260,9 @@ class Search:
     ) -> dict[str, Any]:
         settings = layered(self.experiment.settings, checked({"load": load}, "probe"))
         settings |= {"first_seed": window, "seeds": 1}
+        if settings.get("requests") is not None:
+            # A short burst would pass at any load.
+            settings["requests"] = math.ceil(settings["requests"] * max(1.0, load))
         chosen = tuple(choice for choice in self.experiment.policies if choice.label in labels)
         experiment = dataclasses.replace(self.experiment, settings=settings, policies=chosen)
         text = _core.run_experiment(

@@ -12,7 +12,6 @@ pub use generate::{
     ArrivalSpec, ChatSpec, Draw, GeneratorSpec, LengthSpec, LogNormalSpec, TaskSpec, TurnSpec,
 };
 pub use prefix::PrefixColumn;
-pub(crate) use prefix::mix;
 pub use replay::{ReplayPlan, ReplayReport, ReplaySpec};
 pub use sequels::{Clients, Sequels};
 pub use ticks::spread_ticks;

@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use irouter_core::Picos;
+use irouter_core::hash::mix;
 
-use super::{Workload, WorkloadColumns, mix};
+use super::{Workload, WorkloadColumns};
 use crate::error::Result;
 use crate::random::{Purpose, exponential, generator};
 

@@ -24,8 +24,8 @@ fn decisions(records: &RequestRecords) -> Vec<(Picos, usize, u32)> {
     decisions
 }
 
-/// The same requests, of which those that have not finished by the moment are longer: those under way by what only their
-/// future holds, those not yet begun by anything.
+/// The same requests, of which those that have not finished by the moment have other lengths: those under way are as long as
+/// they can be, those not yet begun longer or shorter.
 fn poisoned(workload: &Workload, records: &RequestRecords) -> Workload {
     let columns = workload.columns().clone();
     let poison = |(row, tokens): (usize, u32)| {

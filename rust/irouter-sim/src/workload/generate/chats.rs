@@ -1,6 +1,7 @@
 //! Conversations: several turns that each repeat what was said before.
 
 use irouter_core::Picos;
+use irouter_core::hash::mix;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use super::lengths::LogNormalSpec;
 use crate::error::{Result, SimError};
 use crate::random::{exponential, standard_normal, uniform};
 use crate::workload::WorkloadColumns;
-use crate::workload::prefix::{PrefixColumn, mix};
+use crate::workload::prefix::PrefixColumn;
 
 /// Tokens per prefix hash: one block of vLLM's default size.
 const HASH_BLOCK_TOKENS: u32 = 16;
