@@ -111,8 +111,8 @@ def _capacity(result: Result, ranked: Sequence[str]) -> str:
     shares = ", ".join(dict.fromkeys(f"{entry['target']:.0%}" for entry in entries))
     text = (
         f"The highest arrival rate at which {shares} of the requests meet the SLO (TTFT within 0.5 s and 5 times, mean "
-        "TPOT within 5 times what the request takes alone), against the reference's. A policy without a bar met it at "
-        "no load that was tried."
+        "TPOT within 5 times what the request takes alone), with 95 % intervals where there are several windows. "
+        "The dotted line is the reference's. A policy without a bar met it at no load that was tried."
     )
     figure = plot("capacity", report_plots.capacities(result, policies))
     return section(f"Capacity, predictor {escape(predictors)}", text, figure)
@@ -175,8 +175,8 @@ def _points(result: Result) -> str:
     for point in result.points.values():
         workload, tau = point["workload"], point["predictor_quality"]["tau_b"]
         cells = [
-            f"{workload['load']:.2f}",
-            f"{workload['rate']:.2f}",
+            _number(workload["load"]),
+            _number(workload["rate"]),
             f"{point['seeds']}",
             f"{sum(workload['requests']):,}",
             point["predictor"] if tau is None else f"{point['predictor']} ({tau:.2f})",
@@ -190,6 +190,11 @@ def _points(result: Result) -> str:
             + "</tr>"
         )
     return table([*headings, "scenario"], rows)
+
+
+def _number(value: float | None) -> str:
+    """A load or a rate; a closed loop has neither."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _remarks(result: Result) -> Iterator[str]:

@@ -179,48 +179,47 @@ def _quartile(result: Result, points: Iterable[str], policy: str, quartile: int)
 
 
 def capacities(result: Result, policies: Sequence[str]) -> Figure:
-    """The highest rate at which each policy meets the SLO, as ratios to the reference, with intervals."""
+    """The highest rate at which each policy meets the SLO, with intervals; a line marks the reference's."""
     entries = list(result.capacity.values())
     figure = make_subplots(
         cols=len(entries),
         shared_yaxes=True,
         horizontal_spacing=0.015,
-        subplot_titles=[
-            f"<b>{entry['name'].removeprefix('capacity-')}</b><br><span style='font-size:10px;color:#59636e'>"
-            f"{entry['reference']}: {entry['policies'][entry['reference']]['rate']:.2f} requests/s</span>"
-            for entry in entries
-        ],
+        subplot_titles=[f"<b>{entry['name'].removeprefix('capacity-')}</b>" for entry in entries],
     )
     shown = list(reversed(policies))
     for column, entry in enumerate(entries, start=1):
         figure.add_trace(_capacity_bars(entry, shown), row=1, col=column)
-        figure.add_vline(1, line={"color": REFERENCE_COLOUR, "width": 1}, row=1, col=column)
-    figure.update_xaxes(tickformat=".2f", nticks=5)
+        rate = entry["policies"][entry["reference"]]["rate"]
+        figure.add_vline(rate, line={"color": REFERENCE_COLOUR, "width": 1, "dash": "dot"}, row=1, col=column)
+    figure.update_xaxes(title="requests/s", nticks=6, rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=shown, dtick=1)
-    figure = styled(figure, height=120 + _ROW_PIXELS * len(shown), left=190)
-    return figure.update_layout(bargap=0.3, margin={"t": 62})
+    figure = styled(figure, height=130 + _ROW_PIXELS * len(shown), left=190)
+    return figure.update_layout(bargap=0.3)
 
 
 def _capacity_bars(entry: Mapping[str, Any], policies: Sequence[str]) -> Any:
-    """A bar from 1 to each policy's ratio, where it has one."""
     found = {policy: entry["policies"][policy] for policy in policies if policy in entry["policies"]}
-    found = {policy: figures for policy, figures in found.items() if figures["ratio"][0]}
-    ratios = [figures["ratio"] for figures in found.values()]
+    rates = [figures["rate"] for figures in found.values()]
+    ends = [
+        [rate if end is None else end for end in figures["ci95"]]
+        for rate, figures in zip(rates, found.values(), strict=True)
+    ]
+    ratios = [figures["ratio"][0] for figures in found.values()]
     return go.Bar(
-        x=[value - 1 for value, _, _ in ratios],
-        base=1,
+        x=rates,
         y=list(found),
         orientation="h",
         marker={"color": [kind(policy).colour for policy in found]},
         error_x={
-            "array": [0.0 if high is None else high - value for value, _, high in ratios],
-            "arrayminus": [0.0 if low is None else value - low for value, low, _ in ratios],
+            "array": [high - rate for rate, (_, high) in zip(rates, ends, strict=True)],
+            "arrayminus": [rate - low for rate, (low, _) in zip(rates, ends, strict=True)],
             "color": "#8b949e",
             "thickness": 1,
             "width": 2,
         },
-        customdata=[[figures["rate"], figures["ratio"][0]] for figures in found.values()],
-        hovertemplate="%{y}: %{customdata[0]:.2f} requests/s, x %{customdata[1]:.3f}<extra></extra>",
+        customdata=["" if ratio is None else f", x {ratio:.3f}" for ratio in ratios],
+        hovertemplate="%{y}: %{x:.2f} requests/s%{customdata}<extra></extra>",
         showlegend=False,
     )
 
