@@ -278,11 +278,8 @@ impl<'a> Simulator<'a> {
         for Note { row, finished, at } in notes.drain(..) {
             let Some(request) = self.keys[row] else { continue };
             if !finished {
-                // A client that went away before its first token was told of has taken the request out of the router.
-                if self.recorder.records.outcome[row] != Outcome::Aborted {
-                    let cached_tokens = self.recorder.cached(row);
-                    self.router.observe(Event::FirstToken { request, cached_tokens }, self.now)?;
-                }
+                let cached_tokens = self.recorder.cached(row);
+                self.router.observe(Event::FirstToken { request, cached_tokens }, self.now)?;
                 continue;
             }
             self.slots[row] = None;
@@ -405,16 +402,15 @@ impl<'a> Simulator<'a> {
 
     /// The client of a request goes away, unless the request has ended.
     fn abort(&mut self, row: usize) -> Result<()> {
-        let Some(request) = self.keys[row] else { return Ok(()) };
-        let in_flight = self.slots[row].is_some();
-        if in_flight {
-            // Nobody may have looked for long, and it may have ended since.
+        if self.slots[row].is_some() {
+            // No policy may have asked after its engine; what has ended by now has ended all the same.
             let index = self.recorder.records.instance[row] as usize;
             self.advance(index, self.now - self.config.delays.event)?;
         }
-        if self.recorder.records.outcome[row] != Outcome::Open {
-            return Ok(());
-        }
+        self.tell()?;
+        let open = self.recorder.records.outcome[row] == Outcome::Open;
+        let Some(request) = self.keys[row].filter(|_| open) else { return Ok(()) };
+        let in_flight = self.slots[row].is_some();
         if let Some(slot) = self.slots[row].take() {
             let index = self.recorder.records.instance[row] as usize;
             self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
