@@ -102,7 +102,7 @@ test-python: $(VENV)/.dev build-release ## Python tests, against the release bui
 	$(BIN)/pytest -q
 
 .PHONY: bench
-bench: $(VENV)/.dev build-release ## Benchmarks: criterion, then pytest-benchmark
+bench: $(VENV)/.dev build-release ## Benchmarks: speed and memory in Rust, then speed through Python
 	cargo bench --locked -p irouter-bench
 	$(BIN)/pytest benches/python --benchmark-enable --benchmark-only
 

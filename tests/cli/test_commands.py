@@ -93,6 +93,24 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
         assert f"</span>{name}</td>" in page
 
 
+def test_a_policy_that_learns_says_how_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its error on held-out requests is in the JSON, under the tables and on the page."""
+    json_file, page = tmp_path / "figures.json", tmp_path / "report.html"
+    arguments = ("compare", "conversation", "--requests", "400", "--seeds", "2")
+    policies = ("--policies", "llmd_predicted_latency,queued:llmd_predicted_latency,random")
+    assert run(*arguments, *policies, "--json", json_file, "--html", page) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    report = json.loads(json_file.read_text(encoding="utf-8"))["policies"]
+    assert "figures" not in report["random"]
+    for policy in ("llmd_predicted_latency", "queued:llmd_predicted_latency"):
+        figures = report[policy]["figures"]
+        assert figures["trainings"] >= 1
+        assert 0 < figures["ttft_median_mape_percent"] < figures["ttft_mape_percent"] < 200
+        line = f"{policy}: decisions before model {figures['decisions_before_model']:,.1f}"
+        assert line in printed
+        assert line in page.read_text(encoding="utf-8")
+
+
 def test_simulate_writes_one_row_per_request(tmp_path: Path) -> None:
     path = tmp_path / "requests.parquet"
     assert (

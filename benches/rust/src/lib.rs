@@ -1,1 +1,90 @@
-//! The benchmarks live in `benches/`; this library is empty.
+//! What the benchmarks run: a cluster that serves conversations, as in the scenario `conversation`.
+
+use std::sync::Arc;
+
+use irouter_core::engine::EngineConfig;
+use irouter_core::policy::PolicySpec;
+use irouter_core::{OnFailure, Picos, Profile, RouterConfig};
+use irouter_sim::experiment::saturation_rate;
+use irouter_sim::metrics::{Run, Slo, Summary, Unloaded, unloaded};
+use irouter_sim::prediction::{Population, PredictionSource, Predictor};
+use irouter_sim::simulator::{Delays, NoiseLevels, RunConfig, RunOutput, Simulator};
+use irouter_sim::workload::{ArrivalSpec, Draw, GeneratorSpec, LengthSpec};
+use irouter_sim::{Result, Workload};
+
+const DELAYS: Delays = Delays { dispatch: Picos::MILLISECOND, event: Picos::MILLISECOND };
+
+/// A cluster and the requests that arrive at it: everything that the runs of all policies share.
+pub struct Conversations {
+    instances: u32,
+    engine: Arc<EngineConfig>,
+    workload: Workload,
+    predictions: PredictionSource,
+    unloaded: Vec<Unloaded>,
+}
+
+impl Conversations {
+    /// `requests` Poisson arrivals at `load` of the saturation of `instances` instances.
+    ///
+    /// # Errors
+    /// Those of the profile and of the generator.
+    pub fn new(instances: u32, load: f64, requests: usize) -> Result<Self> {
+        let text = include_str!("../../../python/irouter/profiles/llama-3.1-8b@a100.json");
+        let engine = Arc::new(EngineConfig::new(&Profile::from_json(text)?)?);
+        let generator =
+            GeneratorSpec { arrivals: ArrivalSpec::Poisson {}, lengths: LengthSpec::AzureConvLike {} };
+        let draw =
+            |requests, rate| generator.generate(&Draw { requests, rate, arrival_seed: 0, length_seed: 0 });
+        let rate = load * f64::from(instances) * saturation_rate(&engine, &draw(4_000, 1.0)?)?;
+        let workload = draw(requests, rate)?;
+        let population = Population::new(&generator.output_population()?)?;
+        let alone = |row: usize| {
+            unloaded(&engine, workload.prompt_tokens()[row], workload.output_tokens()[row], DELAYS.dispatch)
+        };
+        Ok(Self {
+            instances,
+            unloaded: (0..workload.len()).map(alone).collect(),
+            predictions: Predictor::fit("noisy:0.45".parse()?, population)?.predict(&workload, 0)?,
+            workload,
+            engine,
+        })
+    }
+
+    /// Simulates one policy, and sums its run up; the requests that completed.
+    ///
+    /// # Errors
+    /// Those of the policy and of the simulator.
+    pub fn run(&self, policy: &str) -> Result<u64> {
+        let config = RunConfig {
+            instances: self.instances,
+            engine: Arc::clone(&self.engine),
+            router_engine: Arc::clone(&self.engine),
+            policy_name: policy.to_owned(),
+            seed: 0,
+            noise_seed: 0,
+            noise: NoiseLevels::default(),
+            router: RouterConfig { max_hold: None, on_failure: OnFailure::Stop, ..RouterConfig::default() },
+            delays: DELAYS,
+            staleness: None,
+            measured: 0..self.workload.len(),
+            clients: None,
+            aborts: None,
+            leak_share: 0.0,
+            crashes: Vec::new(),
+            slow: Vec::new(),
+            readings: None,
+        };
+        let policy = PolicySpec::named(policy).build(0)?;
+        let simulator = Simulator::new(&config, policy, &self.workload, self.predictions.clone())?;
+        let RunOutput { records, gaps, .. } = simulator.run()?;
+        let run = Run {
+            workload: &self.workload,
+            records: &records,
+            gaps: &gaps,
+            unloaded: &self.unloaded,
+            measured: 0..self.workload.len(),
+            slo: Slo::default(),
+        };
+        Ok(Summary::new(&run)?.completed)
+    }
+}

@@ -118,6 +118,16 @@ pub enum Error {
         /// What that instance is.
         found: &'static str,
     },
+    /// A policy chose an instance that can never hold the request.
+    #[error("policy `{policy}` chose {instance}, which can never hold the request: {reason}")]
+    NeverFits {
+        /// Name of the policy.
+        policy: String,
+        /// What it chose.
+        instance: InstanceId,
+        /// The limit that the request breaks there: [`Error::TooLong`].
+        reason: Box<Error>,
+    },
     /// A policy holds with nothing that could end the hold.
     #[error("policy `{policy}` holds {waiting} requests with no pending event and no timer")]
     EndlessHold {

@@ -128,6 +128,19 @@ impl LengthDistribution {
         (self.area_beyond(from) - self.area_beyond(f64::from(max_tokens))) / alive
     }
 
+    /// The smallest whole length reached with probability `level` (0 to 1, exclusive) by a request that has produced
+    /// `produced` tokens and not finished, cut at `max_tokens`.
+    pub fn quantile_beyond(&self, produced: u32, level: f64, max_tokens: u32) -> f64 {
+        let from = f64::from(produced);
+        let tokens = if from < self.tokens[KNOTS - 1] {
+            self.quantile(1.0 - self.survival(from) * (1.0 - level))
+        } else {
+            // The constant hazard forgets what has been produced.
+            from - libm::log1p(-level) / self.hazard
+        };
+        tokens.min(f64::from(max_tokens))
+    }
+
     /// Integral of the survival function from `tokens` to infinity.
     fn area_beyond(&self, tokens: f64) -> f64 {
         let index = self.segment(tokens);
@@ -180,6 +193,18 @@ mod tests {
         assert!((uniform().expected_remaining(50, 10_000) - 25.0).abs() < 0.2);
         assert!((uniform().quantile(0.25) - 25.0).abs() < 1e-9);
         assert!((uniform().survival(25.0) - 0.75).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_quantile_beyond_what_was_produced_is_one_of_the_rest() {
+        // Uniform on (0, 100) beyond 50 is uniform on (50, 100).
+        for (produced, level, expected) in [(0, 0.25, 25.0), (50, 0.5, 75.0), (60, 0.75, 90.0)] {
+            let quantile = uniform().quantile_beyond(produced, level, 1000);
+            assert!((quantile - expected).abs() < 1e-9, "{produced} {level}: {quantile}");
+        }
+        assert!((uniform().quantile_beyond(50, 0.5, 60) - 60.0).abs() < 1e-12);
+        let beyond = |produced| uniform().quantile_beyond(produced, 0.5, 1_000_000) - f64::from(produced);
+        assert!((beyond(150) - beyond(400_000)).abs() < 1e-6);
     }
 
     #[test]

@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 
 use crate::decision::{Decision, Outcome};
-use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::ids::{InstanceId, RequestKey};
@@ -108,6 +107,11 @@ impl Router {
         &self.state
     }
 
+    /// The latest time it was given.
+    pub fn now(&self) -> Picos {
+        self.now
+    }
+
     /// Requests that wait at the router.
     pub fn waiting(&self) -> usize {
         self.queue.len()
@@ -156,7 +160,8 @@ impl Router {
     /// Decides on one waiting request, or to hold them all. A dispatch is in the state when this returns.
     ///
     /// # Errors
-    /// [`Error::NoInstance`]; a failing policy's error where [`OnFailure::Stop`] is set; [`Error::EndlessHold`].
+    /// [`Error::NoInstance`]; a failing policy's error where [`OnFailure::Stop`] is set, or where no ready instance can hold
+    /// the request either; [`Error::EndlessHold`].
     pub fn decide(&mut self, now: Picos) -> Result<Outcome> {
         self.clock(now)?;
         let Some(oldest) = self.queue.oldest() else { return Ok(Outcome::Idle) };
@@ -176,12 +181,14 @@ impl Router {
             Err(error @ Error::NoInstance { .. }) => Err(error),
             Err(error) if self.config.on_failure == OnFailure::Stop => Err(error),
             Err(error) => {
+                let head = QueueView { queue: &self.queue, state: &self.state }.head().map(|head| head.key);
+                let Some(verdict) = self.least_work(head.unwrap_or(oldest), |_| true) else {
+                    let known = self.state.instances().len();
+                    return Err(if self.state.ready() == 0 { Error::NoInstance { known } } else { error });
+                };
                 self.failures += 1;
                 self.last_failure = Some(error);
-                let head = QueueView { queue: &self.queue, state: &self.state }.head().map(|head| head.key);
-                let view = ClusterView::new(now, &self.state);
-                let instance = view.lowest(InstanceState::work_seconds)?;
-                self.carry_out(Verdict::Dispatch { request: head.unwrap_or(oldest), instance }, now, true)
+                self.carry_out(verdict, now, true)
             }
         }
     }
@@ -229,17 +236,6 @@ impl Router {
         Ok(Vec::new())
     }
 
-    /// Takes over what the progress events of an instance would have told: for a host that can ask instead of being told.
-    ///
-    /// # Errors
-    /// [`Error::UnknownInstance`].
-    pub fn pull_progress(&mut self, instance: InstanceId, produced: impl FnMut(u64) -> u32) -> Result<()> {
-        let Self { state, policy, now, .. } = self;
-        state.pull_progress(instance, *now, produced, |request, tokens| {
-            policy.progressed(request, instance, tokens);
-        })
-    }
-
     /// Lets the policy know when the router hears of a first token.
     fn started(&mut self, key: RequestKey, instance: Option<InstanceId>, now: Picos) -> Result<()> {
         if let Some(instance) = instance {
@@ -267,26 +263,9 @@ impl Router {
 
     /// Refuses a request that fits no instance.
     fn fits(&self, request: &Request) -> Result<()> {
-        let (prompt, output) = (request.prompt_tokens, request.max_tokens);
-        let limit = |config: &EngineConfig| {
-            let capacity = u64::from(config.kv.blocks) * u64::from(config.kv.block_tokens);
-            if u64::from(prompt) + u64::from(output) > u64::from(config.max_model_len) {
-                Some(("max_model_len", u64::from(config.max_model_len)))
-            } else if u64::from(prompt) >= capacity {
-                Some(("kv.blocks", capacity))
-            } else {
-                None
-            }
-        };
-        let mut limits = self.state.instances().iter().map(|instance| limit(instance.config()));
-        match limits.next() {
-            Some(Some((limit, tokens))) if limits.all(|limit| limit.is_some()) => Err(Error::TooLong {
-                id: request.id,
-                prompt_tokens: prompt,
-                output_tokens: output,
-                limit,
-                tokens,
-            }),
+        let mut holds = self.state.instances().iter().map(|instance| instance.holds(request));
+        match holds.next() {
+            Some(Err(error)) if holds.all(|holds| holds.is_err()) => Err(error),
             _ => Ok(()),
         }
     }
@@ -298,21 +277,28 @@ impl Router {
 
     /// A request held for too long goes where the least work is predicted, as soon as an engine has room.
     fn release_oldest(&self, oldest: RequestKey) -> Option<Verdict> {
-        let view = ClusterView::new(self.now, &self.state);
         let (request, _) = self.state.waiting(oldest)?;
-        let has_room = |instance: &&InstanceState| {
+        let has_room = |instance: &InstanceState| {
             instance.in_flight() < instance.config().scheduler.max_num_seqs
                 && instance.context_tokens() + u64::from(request.prompt_tokens)
                     < instance.kv_capacity_tokens()
         };
+        self.least_work(oldest, has_room)
+    }
+
+    /// Sends a request where the least work is predicted, of the ready instances that can hold it and are `eligible`.
+    fn least_work(&self, key: RequestKey, eligible: impl Fn(&InstanceState) -> bool) -> Option<Verdict> {
+        let (request, _) = self.state.waiting(key)?;
+        let view = ClusterView::new(self.now, &self.state);
+        let fits = |instance: &&InstanceState| eligible(instance) && instance.holds(request).is_ok();
         let least = |left: &&InstanceState, right: &&InstanceState| {
             left.work_seconds().total_cmp(&right.work_seconds())
         };
-        let instance = view.ready().filter(has_room).min_by(least)?.id();
-        Some(Verdict::Dispatch { request: oldest, instance })
+        let instance = view.ready().filter(fits).min_by(least)?.id();
+        Some(Verdict::Dispatch { request: key, instance })
     }
 
-    /// Refuses a verdict that names what is not there.
+    /// Refuses a verdict that names what is not there, or an instance that can never hold the request.
     fn check(&self, verdict: Verdict) -> Result<Verdict> {
         if let Verdict::Dispatch { request, instance } = verdict {
             let found =
@@ -320,9 +306,13 @@ impl Router {
             if found != "ready" {
                 return Err(Error::BadChoice { policy: self.policy_name.clone(), instance, found });
             }
-            if self.state.waiting(request).is_none() {
+            let Some((waiting, _)) = self.state.waiting(request) else {
                 let message = format!("it chose {request}, which does not wait");
                 return Err(Error::Policy { policy: self.policy_name.clone(), message });
+            };
+            if let Err(reason) = self.state.instance(instance)?.holds(waiting) {
+                let (policy, reason) = (self.policy_name.clone(), Box::new(reason));
+                return Err(Error::NeverFits { policy, instance, reason });
             }
         }
         Ok(verdict)

@@ -4,8 +4,8 @@ use crate::time::Picos;
 
 /// Receives what happens in an engine, in order of time. Every method does nothing unless implemented.
 ///
-/// At a step's end come the gaps, then first tokens and finishes by order of admission; at a step's start
-/// preemptions, the newest request first, then admissions.
+/// At a step's end come the gaps, then progress, then first tokens and finishes, each by order of admission; at a step's
+/// start preemptions, the newest request first, then admissions.
 pub trait Observer {
     /// The request was admitted to the batch; `cached_tokens` of its input came from the prefix cache. Called again
     /// when a preempted request is admitted again.
@@ -20,6 +20,9 @@ pub trait Observer {
             self.gap(count, first + increment * step.cast_signed());
         }
     }
+    /// The request has produced `tokens` so far, a multiple of the cadence that the engine was asked to report at. First
+    /// and last tokens have calls of their own instead.
+    fn progress(&mut self, _tag: u64, _at: Picos, _tokens: u32) {}
     /// The request lost its KV blocks and waits again.
     fn preempted(&mut self, _tag: u64, _at: Picos) {}
     /// The request's last token is out.

@@ -158,6 +158,10 @@ impl<O: Order> Policy for Central<O> {
     fn left(&mut self, instance: InstanceId) {
         self.rule.left(instance);
     }
+
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        self.rule.figures()
+    }
 }
 
 /// `central_fcfs`: [`LeastWork`] behind a queue in order of arrival, late binding alone.

@@ -23,6 +23,7 @@ use super::min_min::MinMin;
 use super::peers::aibrix_drain_rate::AibrixDrainRate;
 use super::peers::aibrix_least_latency::AibrixLeastLatency;
 use super::peers::aibrix_prefix::AibrixPrefix;
+use super::peers::block_simulate::BlockSimulate;
 use super::peers::cache_aware::CacheAware;
 use super::peers::cache_aware_smg::CacheAwareSmg;
 use super::peers::consistent_hash::ConsistentHash;
@@ -184,6 +185,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "Dynamo KV router with output blocks, which weigh less as a request nears its expected length"),
     entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
+    entry::<BlockSimulate>("block_simulate", PEER, "Block: simulates every instance with predicted lengths, and takes the least predicted E2E"),
     entry::<CacheAware>("cache_aware", PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, the smallest tree on a miss, fewest requests when imbalanced"),
     entry::<CacheAwareSmg>("cache_aware_smg", PEER, "SMG cache_aware: the longest prefix match unless overloaded there, fewest requests on a miss"),
     entry::<PrefixHash>("prefix_hash", PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),

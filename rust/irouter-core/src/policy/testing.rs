@@ -22,7 +22,7 @@ pub(super) const SLOTS: u32 = 8;
 pub(super) const BLOCKS: u32 = 1024;
 
 /// Instances that take 0.1 ms per prompt token and 1 ms per decoding sequence and step, and nothing else.
-fn engine() -> Arc<EngineConfig> {
+pub(super) fn engine() -> Arc<EngineConfig> {
     let profile = Profile {
         name: "test".into(),
         model: "test".into(),

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::engine::EngineConfig;
+use crate::error::{Error, Result};
 use crate::event::EngineReport;
 use crate::ids::InstanceId;
+use crate::request::Request;
 
 use super::prefix_index::PrefixIndex;
 use super::twin::Twin;
@@ -153,6 +155,30 @@ impl InstanceState {
     /// Tokens that its KV cache holds.
     pub fn kv_capacity_tokens(&self) -> u64 {
         u64::from(self.config.kv.blocks) * u64::from(self.config.kv.block_tokens)
+    }
+
+    /// Checks that it can ever hold the request: prompt and `max_tokens` fit the context, and the prompt with a token more
+    /// fits the KV cache.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] naming the limit.
+    pub fn holds(&self, request: &Request) -> Result<()> {
+        let (prompt, output) = (u64::from(request.prompt_tokens), u64::from(request.max_tokens));
+        let context = u64::from(self.config.max_model_len);
+        let (limit, tokens) = if prompt + output > context {
+            ("max_model_len", context)
+        } else if prompt >= self.kv_capacity_tokens() {
+            ("kv.blocks", self.kv_capacity_tokens())
+        } else {
+            return Ok(());
+        };
+        Err(Error::TooLong {
+            id: request.id,
+            prompt_tokens: request.prompt_tokens,
+            output_tokens: request.max_tokens,
+            limit,
+            tokens,
+        })
     }
 
     /// The engine's last report, when reports come.

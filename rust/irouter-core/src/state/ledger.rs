@@ -43,8 +43,11 @@ pub(super) struct Lease {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TwinLease {
     pub(super) slot: JobSlot,
-    /// What the twin thought at the last event.
+    /// What the twin thought when it was last looked at, after the correction.
     pub(super) produced: u32,
+    /// Tokens that the twin has produced since the last event, those included that were taken back: a twin that is too fast
+    /// is held back at every look, and would seem right if it were not for them.
+    pub(super) modelled: u32,
 }
 
 #[derive(Clone, Debug, Default)]

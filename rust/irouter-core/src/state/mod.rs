@@ -169,7 +169,11 @@ impl State {
         let twin = match &mut instance.twin {
             Some(twin) => {
                 let job = twin_job(key, request, &instance.config);
-                Some(TwinLease { slot: twin.dispatched(now + dispatch_delay, job)?, produced: 0 })
+                Some(TwinLease {
+                    slot: twin.dispatched(now + dispatch_delay, job)?,
+                    produced: 0,
+                    modelled: 0,
+                })
             }
             None => None,
         };
@@ -252,29 +256,6 @@ impl State {
         let instance = &mut self.instances[lease.instance.index()];
         let more = set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)?;
         Ok(more.then_some(News { instance: instance.id, started: false }))
-    }
-
-    /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
-    /// tokens of the request with the caller's number, of which whole multiples of the reporting cadence are known.
-    /// `told` hears of each request that has produced more than was known, and how many.
-    pub(crate) fn pull_progress(
-        &mut self,
-        id: InstanceId,
-        now: Picos,
-        mut produced: impl FnMut(u64) -> u32,
-        mut told: impl FnMut(&Request, u32),
-    ) -> Result<()> {
-        let cadence = self.options.progress_tokens;
-        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
-        for position in 0..instance.slots.len() {
-            let slot = instance.slots[position];
-            let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
-            let tokens = produced(request.id) / cadence * cadence;
-            if lease.started && set_produced(instance, request, lease, tokens, cadence, now)? {
-                told(request, tokens);
-            }
-        }
-        Ok(())
     }
 
     /// Refuses an event that only a dispatched request can have.
@@ -380,7 +361,7 @@ impl State {
         Ok(())
     }
 
-    /// Runs every twin up to `now`.
+    /// Brings what every twin shows up to `now`.
     pub(crate) fn advance_twins(&mut self, now: Picos) -> Result<()> {
         if !self.options.needs.twin {
             return Ok(());
@@ -388,7 +369,7 @@ impl State {
         self.instances
             .iter_mut()
             .filter_map(|instance| instance.twin.as_mut())
-            .try_for_each(|twin| twin.advance(now))
+            .try_for_each(|twin| twin.look(now))
     }
 }
 
@@ -406,14 +387,15 @@ fn set_produced(
         twin.advance(now)?;
         // At least what is known, and less than one more report's worth.
         let known = tokens.max(lease.produced);
-        let modelled = twin.produced(place.slot);
-        if tokens > lease.produced && lease.produced > 1 {
-            twin.compare(modelled.saturating_sub(place.produced), tokens - lease.produced);
+        place.modelled += twin.produced(place.slot).saturating_sub(place.produced);
+        if tokens > lease.produced {
+            if lease.produced > 1 {
+                twin.compare(place.modelled, tokens - lease.produced);
+            }
+            place.modelled = 0;
         }
         twin.bound(place.slot, known, known + cadence);
-        if tokens > lease.produced {
-            place.produced = twin.produced(place.slot);
-        }
+        place.produced = twin.produced(place.slot);
     }
     if tokens <= lease.produced {
         return Ok(false);

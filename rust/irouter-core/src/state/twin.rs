@@ -22,11 +22,19 @@ pub struct Twin {
     /// Tokens that the twin and the real engine produced between the same events.
     modelled_tokens: u64,
     real_tokens: u64,
+    /// Before this time a look at it shows what it showed last.
+    next_change: Picos,
 }
 
 impl Twin {
     pub(super) fn new(config: Arc<EngineConfig>) -> Self {
-        Self { engine: FastForward::twin(config), speed: 1.0, modelled_tokens: 0, real_tokens: 0 }
+        Self {
+            engine: FastForward::twin(config),
+            speed: 1.0,
+            modelled_tokens: 0,
+            real_tokens: 0,
+            next_change: Picos::ZERO,
+        }
     }
 
     /// What it holds, as of the last decision.
@@ -46,12 +54,23 @@ impl Twin {
 
     /// Adds a request that reaches the engine at `at`. Its length is open: it stays until it is removed.
     pub(super) fn dispatched(&mut self, at: Picos, job: Job) -> Result<JobSlot> {
+        self.next_change = self.next_change.min(at);
         self.engine.submit(at, job)
     }
 
-    /// Runs the model up to `now`.
+    /// Runs the model up to `now`, where an event is to correct it.
     pub(super) fn advance(&mut self, now: Picos) -> Result<()> {
+        self.next_change = now;
         self.engine.advance(now, &mut NoObserver)
+    }
+
+    /// Runs the model as far as a look at it at `now` can tell.
+    pub(super) fn look(&mut self, now: Picos) -> Result<()> {
+        if now >= self.next_change {
+            self.engine.advance(now, &mut NoObserver)?;
+            self.next_change = self.engine.next_change();
+        }
+        Ok(())
     }
 
     /// Tokens that the model thinks the request has produced.

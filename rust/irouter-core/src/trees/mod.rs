@@ -3,8 +3,8 @@
 //! Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 2001: each round fits a
 //! tree to the gradient of the loss, then sets every leaf to the value that minimises the loss over its rows. The loss is
 //! the pinball loss of Koenker and Bassett 1978, whose minimiser is the quantile, so that a leaf's value is a quantile of its
-//! residuals. Splits are found on histograms, and the larger of two siblings gets its histogram by subtraction (Ke et al.,
-//! "LightGBM", NeurIPS 2017).
+//! residuals. Splits are found on histograms, and the larger of two siblings gets its histogram by subtraction, as in
+//! `LightGBM` (Ke et al., "A highly efficient gradient boosting decision tree", 2017).
 //!
 //! The gradient of the pinball loss takes two values, so a histogram holds whole numbers, and training gives the same
 //! bits everywhere. One thread, no clock; randomness comes from the seed.

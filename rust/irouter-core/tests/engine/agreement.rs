@@ -1,6 +1,7 @@
 //! `Stepwise` and `FastForward` agree to the last bit.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use irouter_core::engine::{EngineConfig, EngineLoad, Executor, FastForward, Job, JobSlot, Noise, Stepwise};
@@ -22,6 +23,8 @@ pub(crate) enum Call {
 struct Case {
     profile: Profile,
     noise: Option<Noise>,
+    /// Tokens between reports of progress.
+    cadence: NonZeroU32,
     calls: Vec<(Picos, Call)>,
 }
 
@@ -118,7 +121,13 @@ pub(crate) fn calls() -> impl Strategy<Value = Vec<(Picos, Call)>> {
 fn cases() -> impl Strategy<Value = Case> {
     let noise =
         prop_oneof![Just(None), any::<u64>().prop_map(|seed| Some(Noise::new(seed, 3, 0.2, 0.1).unwrap()))];
-    (profiles(), noise, calls()).prop_map(|(profile, noise, calls)| Case { profile, noise, calls })
+    let cadence = (1_u32..20).prop_map(|tokens| NonZeroU32::new(tokens).unwrap());
+    (profiles(), noise, cadence, calls()).prop_map(|(profile, noise, cadence, calls)| Case {
+        profile,
+        noise,
+        cadence,
+        calls,
+    })
 }
 
 /// An engine under test, and what it told.
@@ -169,16 +178,32 @@ impl<E: Executor> Run<E> {
 
 fn check(case: &Case) -> Result<(), TestCaseError> {
     let config: Arc<EngineConfig> = config(&case.profile);
-    let mut slow = Run::new(Stepwise::new(Arc::clone(&config), case.noise.clone()));
-    let mut fast = Run::new(FastForward::new(Arc::clone(&config), case.noise.clone()));
+    let slow = Stepwise::new(Arc::clone(&config), case.noise.clone());
+    let fast = FastForward::new(Arc::clone(&config), case.noise.clone());
+    let (mut slow, mut fast) =
+        (Run::new(slow.with_progress(case.cadence)), Run::new(fast.with_progress(case.cadence)));
     for (at, call) in &case.calls {
         slow.call(*at, call);
         let expected = fast.engine.next_event();
-        let before = fast.recorder.tokens().count();
+        let expected_news = fast.engine.next_report();
+        let (before, news) = (fast.recorder.tokens().count(), fast.recorder.progress.len());
+        let (change, shown) = (fast.engine.next_change(), fast.state());
         fast.call(*at, call);
+        if matches!(call, Call::Advance) && *at < change {
+            prop_assert_eq!(&shown, &fast.state(), "a change at {} before {}", at, change);
+        }
         prop_assert_eq!(slow.state(), fast.state(), "after {:?} at {}", call, at);
         for told in fast.recorder.tokens().skip(before) {
             prop_assert!(expected.is_some_and(|expected| told >= expected), "{} before {:?}", told, expected);
+        }
+        prop_assert!(expected_news <= expected);
+        for (_, at, _) in &fast.recorder.progress[news..] {
+            prop_assert!(
+                expected_news.is_some_and(|expected| *at >= expected),
+                "{} before {:?}",
+                at,
+                expected_news
+            );
         }
     }
     let end = Picos::SECOND * 1_000_000;
@@ -186,6 +211,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     fast.call(end, &Call::Advance);
     prop_assert_eq!(slow.state(), fast.state());
     prop_assert_eq!(slow.recorder.told(), fast.recorder.told());
+    prop_assert_eq!(&slow.recorder.progress, &fast.recorder.progress);
     prop_assert_eq!(fast.engine.load(), EngineLoad::default(), "an idle engine holds nothing");
     let firsts = fast.recorder.count(|told| matches!(told, Told::First { .. })) as u64;
     prop_assert_eq!(
@@ -217,8 +243,8 @@ fn tokens(case: &Case, recorder: &Recorder) -> u64 {
 /// What an engine tells does not depend on where calls of `advance` cut the time.
 fn check_cuts(case: &Case) -> Result<(), TestCaseError> {
     let config = config(&case.profile);
-    let mut cut = Run::new(FastForward::new(Arc::clone(&config), case.noise.clone()));
-    let mut whole = Run::new(FastForward::new(config, case.noise.clone()));
+    let engine = FastForward::new(config, case.noise.clone()).with_progress(case.cadence);
+    let (mut cut, mut whole) = (Run::new(engine.clone()), Run::new(engine));
     for (at, call) in &case.calls {
         match call {
             Call::Submit(_) => {
@@ -232,6 +258,7 @@ fn check_cuts(case: &Case) -> Result<(), TestCaseError> {
     cut.call(Picos::SECOND * 1_000_000, &Call::Advance);
     whole.call(Picos::SECOND * 1_000_000, &Call::Advance);
     prop_assert_eq!(cut.recorder.told(), whole.recorder.told());
+    prop_assert_eq!(cut.recorder.progress, whole.recorder.progress);
     Ok(())
 }
 

@@ -90,6 +90,8 @@ pub(crate) enum Told {
 pub(crate) struct Recorder {
     told: Vec<Told>,
     gaps: BTreeMap<Picos, u64>,
+    /// Tag, time and tokens of each report of progress.
+    pub(crate) progress: Vec<(u64, Picos, u32)>,
 }
 
 impl Recorder {
@@ -141,6 +143,9 @@ impl Observer for Recorder {
     }
     fn first_token(&mut self, tag: u64, at: Picos) {
         self.push(Told::First { tag, at });
+    }
+    fn progress(&mut self, tag: u64, at: Picos, tokens: u32) {
+        self.progress.push((tag, at, tokens));
     }
     fn gap(&mut self, count: u32, gap: Picos) {
         if count > 0 {

@@ -5,3 +5,4 @@ mod invariants;
 mod policy_contract;
 mod rules;
 mod support;
+mod twin;

@@ -28,6 +28,10 @@ fn specs() -> Vec<PolicySpec> {
         }
     }
     specs.extend([
+        PolicySpec::named("block_simulate")
+            .with_option("max_instances", 2)
+            .with_option("lookahead_seconds", 2.0)
+            .with_option("length_quantile", 0.9),
         PolicySpec::named("aibrix_prefix")
             .with_option("imbalance_requests", 0)
             .with_option("max_blocks", 64)

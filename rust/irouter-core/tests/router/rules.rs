@@ -96,6 +96,51 @@ fn a_policy_that_chooses_an_instance_that_is_gone_is_stopped_or_replaced_visibly
     }
 }
 
+/// A router over a small instance and one that holds four times as much.
+fn unlike(policy: impl Policy + 'static, config: RouterConfig) -> Router {
+    let mut router = Router::new("test", Box::new(policy), config).unwrap();
+    for (number, blocks) in [(0, 64), (1, 256)] {
+        let event = Event::Joined { instance: InstanceId(number), config: engine(64, blocks) };
+        router.observe(event, Picos::ZERO).unwrap();
+    }
+    router
+}
+
+#[test]
+fn a_policy_that_chooses_an_instance_too_small_for_the_request_is_stopped_or_replaced_visibly() {
+    let message = "policy `test` chose instance 0, which can never hold the request: request 1: prompt 1500 + output \
+                   1024 tokens exceed `kv.blocks` = 1024 tokens";
+    let config = |on_failure| RouterConfig { on_failure, ..RouterConfig::default() };
+    let mut router = unlike(Wrong { instance: 0 }, config(OnFailure::Stop));
+    router.submit(request(1, Picos::ZERO, 1500, 10), Picos::ZERO).unwrap();
+    assert_eq!(router.decide(Picos::ZERO).unwrap_err().to_string(), message);
+    assert_eq!(router.waiting(), 1, "nothing accepted is lost");
+    let mut router = unlike(Wrong { instance: 0 }, config(OnFailure::Fallback));
+    router.submit(request(1, Picos::ZERO, 1500, 10), Picos::ZERO).unwrap();
+    assert_eq!(dispatched(&mut router, Picos::ZERO), (1, 1));
+    assert_eq!(router.failures().0, 1);
+}
+
+#[test]
+fn what_only_a_draining_instance_can_hold_waits_and_the_error_says_so() {
+    let mut router = unlike(Wrong { instance: 0 }, RouterConfig::default());
+    router.observe(Event::Draining { instance: InstanceId(1) }, Picos::ZERO).unwrap();
+    router.submit(request(1, Picos::ZERO, 1500, 10), Picos::ZERO).unwrap();
+    assert!(matches!(router.decide(Picos::ZERO), Err(Error::NeverFits { .. })));
+    assert_eq!((router.waiting(), router.failures().0), (1, 0));
+}
+
+#[test]
+fn an_expired_hold_only_goes_where_the_request_fits() {
+    let mut router = unlike(Holder, RouterConfig { max_hold: Some(seconds(1)), ..RouterConfig::default() });
+    for id in 0..3 {
+        router.submit(request(id, Picos::ZERO, 1500, 10), Picos::ZERO).unwrap();
+    }
+    assert_eq!(dispatched(&mut router, seconds(1)), (0, 1));
+    assert_eq!(dispatched(&mut router, seconds(1)), (1, 1), "the idle instance is too small");
+    assert_eq!(router.decide(seconds(1)).unwrap(), Outcome::Hold { until: None });
+}
+
 /// Dispatches a request that does not wait.
 struct Stale;
 

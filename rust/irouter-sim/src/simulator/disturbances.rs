@@ -3,15 +3,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
-use irouter_core::Picos;
+use irouter_core::engine::Executor;
 use irouter_core::profile::Scale;
+use irouter_core::{Event, Picos};
 
-use crate::metrics::unloaded;
+use crate::error::Result;
+use crate::metrics::{Outcome, unloaded};
 use crate::random::{Purpose, generator, uniform};
 use crate::workload::Workload;
 
-use super::{RunConfig, Slow};
+use super::{RunConfig, Simulator, Slow, engine, instance};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,5 +131,63 @@ impl Disturbances {
     /// Whether the router is never told that this row has ended.
     pub(super) fn leaks(&self, row: usize) -> bool {
         self.leaked.as_ref().is_some_and(|leaked| leaked[row])
+    }
+}
+
+impl Simulator<'_> {
+    /// Carries out the aborts, crashes and returns that are due.
+    pub(super) fn disturb(&mut self) -> Result<()> {
+        while let Some(disturbance) = self.disturbances.pop(self.now) {
+            match disturbance {
+                Disturbance::Abort(row) => self.abort(row)?,
+                Disturbance::Crash(index) => {
+                    self.advance(index, self.now)?;
+                    self.engines[index] = engine(self.config, self.needs, instance(index).0)?;
+                    self.engines[index].set_speed(self.disturbances.pace(index, self.now));
+                    self.look_ahead(index);
+                    // Tokens up to the crash were streamed; they are told before it.
+                    self.tell()?;
+                }
+                Disturbance::CrashKnown(index) => {
+                    for lost in self.router.observe(Event::Left { instance: instance(index) }, self.now)? {
+                        let row = usize::try_from(lost).unwrap_or(usize::MAX);
+                        self.slots[row] = None;
+                        self.recorder.ended(row, self.now, Outcome::Failed);
+                        self.arrivals.ended(row, self.now);
+                    }
+                }
+                Disturbance::Pace(index) => {
+                    let at = self.now - self.config.delays.event;
+                    self.advance(index, at)?;
+                    self.engines[index].set_speed(self.disturbances.pace(index, at));
+                    self.look_ahead(index);
+                }
+                Disturbance::Return(index) => {
+                    self.engines[index].advance(self.now, &mut self.recorder)?;
+                    let config = Arc::clone(&self.config.router_engine);
+                    self.router.observe(Event::Joined { instance: instance(index), config }, self.now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The client of a request goes away, unless the request has ended.
+    fn abort(&mut self, row: usize) -> Result<()> {
+        let open = self.recorder.records.outcome[row] == Outcome::Open;
+        let Some(request) = self.keys[row].filter(|_| open) else { return Ok(()) };
+        let in_flight = self.slots[row].is_some();
+        if let Some(slot) = self.slots[row].take() {
+            let index = self.recorder.records.instance[row] as usize;
+            self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
+            self.look_ahead(index);
+        }
+        self.recorder.ended(row, self.now, Outcome::Aborted);
+        self.arrivals.ended(row, self.now);
+        // What waits at the router cannot leak: the router itself hears the client go.
+        if !(in_flight && self.disturbances.leaks(row)) {
+            self.router.observe(Event::Cancelled { request }, self.now)?;
+        }
+        Ok(())
     }
 }

@@ -1,19 +1,22 @@
 //! The simulator: true engines, a virtual clock, and the same router that serves live.
 //!
 //! Time moves from one reason to decide to the next: an arrival, an event that reaches the router while requests wait
-//! (or while clients do), a timer of the router, an abort, a crash. Engines are advanced no further than what has become known by then (now less
-//! the event delay), and their events are handed to the router before it decides. What a policy does not need is not
-//! even looked up: a policy that counts nothing lets every engine run undisturbed.
+//! (or while clients do), a timer of the router, an abort, a crash. Engines are advanced no further than what has become
+//! known by then (now less the event delay), and only those that have news; their news is handed to the router before it
+//! decides. What a policy does not need is not even looked up: a policy that counts nothing lets every engine run
+//! undisturbed.
 
 mod arrivals;
 mod config;
 mod disturbances;
 mod occupancy;
 mod recorder;
+mod telling;
 
 pub use config::{Aborts, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, Job, JobSlot, Noise};
@@ -23,13 +26,13 @@ use irouter_core::{
 };
 
 use crate::error::{Result, SimError};
-use crate::metrics::{GapHistogram, Outcome, RequestRecords};
+use crate::metrics::{GapHistogram, RequestRecords};
 use crate::prediction::{PredictionSource, Predictions};
 use crate::workload::Workload;
 
 use arrivals::Arrivals;
-use disturbances::{Disturbance, Disturbances};
-use recorder::{Note, Recorder};
+use disturbances::Disturbances;
+use recorder::Recorder;
 
 /// Arrivals between two looks at engines that no decision looks at, so that what has finished is let go.
 const SWEEP_ARRIVALS: usize = 256;
@@ -57,11 +60,13 @@ pub struct Simulator<'a> {
     router: Router,
     needs: Needs,
     engines: Vec<FastForward>,
-    /// When each engine's next event happens; `MAX` when none is to come.
-    due: Vec<Picos>,
-    /// The last report interval for which each engine was read.
-    polled: Vec<i64>,
-    /// What was read then, until the router is told.
+    /// Before when no request of each engine gets its first token or finishes; `MAX` when none is to.
+    next_event: Vec<Picos>,
+    /// The same of anything that the router is to be told, progress included.
+    next_news: Vec<Picos>,
+    /// The last interval for which the engines' own reports were read.
+    polled: i64,
+    /// What was read then of each engine, until the router is told.
     reports: Vec<Option<EngineReport>>,
     arrivals: Arrivals<'a>,
     keys: Vec<Option<RequestKey>>,
@@ -94,15 +99,16 @@ impl<'a> Simulator<'a> {
             let event =
                 Event::Joined { instance: InstanceId(number), config: Arc::clone(&config.router_engine) };
             router.observe(event, Picos::ZERO)?;
-            engines.push(engine(config, number)?);
+            engines.push(engine(config, needs, number)?);
         }
         let rows = workload.len();
         Ok(Self {
             disturbances: Disturbances::new(config, workload),
             occupancy: config.readings.map(|readings| Occupancy::new(readings, config.instances)),
             recorder: Recorder::new(workload, config.measured.clone()),
-            due: vec![Picos::MAX; engines.len()],
-            polled: vec![-1; engines.len()],
+            next_event: vec![Picos::MAX; engines.len()],
+            next_news: vec![Picos::MAX; engines.len()],
+            polled: -1,
             reports: vec![None; engines.len()],
             arrivals: Arrivals::new(workload, config.sequels.as_deref()),
             keys: vec![None; rows],
@@ -142,11 +148,13 @@ impl<'a> Simulator<'a> {
             };
             self.now = self.now.max(now);
             self.sample(self.now - self.config.delays.event)?;
-            if self.observes() || self.tracks_events() || arrived_rows % SWEEP_ARRIVALS == 0 {
+            let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
+            let sweep = arrived_rows % SWEEP_ARRIVALS == 0;
+            if self.observes() || self.tracks_events() || disturbed || sweep {
                 self.synchronise()?;
                 open = self.recorder.open_measured;
             }
-            let disturbed = self.disturb()?;
+            self.disturb()?;
             let arrival = self.arrivals.pop(self.now);
             if let Some((row, at)) = arrival {
                 self.arrive(row, at)?;
@@ -179,36 +187,9 @@ impl<'a> Simulator<'a> {
     /// While events are tracked: when the router hears of the next one, or its timer runs out.
     fn next_event_known(&self, hold_until: Option<Picos>) -> Option<Picos> {
         self.tracks_events().then(|| {
-            let event = self.due.iter().copied().min().unwrap_or(Picos::MAX);
+            let event = self.next_event.iter().copied().min().unwrap_or(Picos::MAX);
             event.saturating_add(self.config.delays.event).min(hold_until.unwrap_or(Picos::MAX))
         })
-    }
-
-    /// Lets the router know what happened up to now, less the event delay.
-    fn synchronise(&mut self) -> Result<()> {
-        let known = self.now - self.config.delays.event;
-        for index in 0..self.engines.len() {
-            if let Some(interval) = self.needs.reports {
-                self.poll(index, known, interval)?;
-            }
-            if self.due[index] <= known || self.needs.progress {
-                self.advance(index, known)?;
-            }
-        }
-        self.tell()?;
-        if self.needs.progress {
-            for (index, engine) in self.engines.iter().enumerate() {
-                let slots = &self.slots;
-                let produced = |row: u64| {
-                    usize::try_from(row)
-                        .ok()
-                        .and_then(|row| slots[row])
-                        .map_or(0, |slot| engine.produced(slot))
-                };
-                self.router.pull_progress(instance(index), produced)?;
-            }
-        }
-        Ok(())
     }
 
     /// Takes the readings of queues and KV use up to `until`. The router is told of nothing earlier or later than without.
@@ -216,10 +197,8 @@ impl<'a> Simulator<'a> {
         while let Some(at) =
             self.occupancy.as_ref().and_then(Occupancy::next_sample).filter(|&at| at <= until)
         {
+            self.read(at)?;
             for index in 0..self.engines.len() {
-                if let Some(interval) = self.needs.reports {
-                    self.read(index, at, interval)?;
-                }
                 self.advance(index, at)?;
             }
             let loads = self.engines.iter().map(|engine| (engine.load(), engine.config().kv.blocks));
@@ -227,70 +206,6 @@ impl<'a> Simulator<'a> {
                 occupancy.record(loads, self.router.waiting());
             }
         }
-        Ok(())
-    }
-
-    /// Tells the router an engine's metrics as of the last multiple of `interval` that has become known.
-    fn poll(&mut self, index: usize, known: Picos, interval: Picos) -> Result<()> {
-        self.read(index, known, interval)?;
-        if let Some(report) = self.reports[index].take()
-            && self.disturbances.is_up(index)
-        {
-            self.router.observe(Event::EngineReport { instance: instance(index), report }, self.now)?;
-        }
-        Ok(())
-    }
-
-    /// Reads an engine's metrics as of the last multiple of `interval` up to `known`, unless it was read then.
-    fn read(&mut self, index: usize, known: Picos, interval: Picos) -> Result<()> {
-        let tick = known.0.div_euclid(interval.0.max(1));
-        if tick <= self.polled[index] {
-            return Ok(());
-        }
-        self.polled[index] = tick;
-        let at = Picos(tick * interval.0.max(1));
-        self.advance(index, at)?;
-        let load = self.engines[index].load();
-        let blocks = f64::from(self.engines[index].config().kv.blocks);
-        self.reports[index] = Some(EngineReport {
-            at,
-            waiting: load.waiting,
-            running: load.running,
-            kv_usage: (f64::from(load.used_blocks) / blocks).min(1.0),
-            queued_prefill_tokens: load.queued_prefill_tokens,
-        });
-        Ok(())
-    }
-
-    fn advance(&mut self, index: usize, until: Picos) -> Result<()> {
-        if until > self.engines[index].clock() {
-            self.recorder.instance = u32::try_from(index).unwrap_or(u32::MAX);
-            self.engines[index].advance(until, &mut self.recorder)?;
-        }
-        self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
-        Ok(())
-    }
-
-    /// Hands the engines' events to the router, in order of time.
-    fn tell(&mut self) -> Result<()> {
-        let mut notes = std::mem::take(&mut self.recorder.notes);
-        notes.sort_by_key(|note| note.at);
-        for Note { row, finished, at } in notes.drain(..) {
-            let Some(request) = self.keys[row] else { continue };
-            if !finished {
-                let cached_tokens = self.recorder.cached(row);
-                self.router.observe(Event::FirstToken { request, cached_tokens }, self.now)?;
-                continue;
-            }
-            self.slots[row] = None;
-            self.arrivals.ended(row, at + self.config.delays.event);
-            self.predictions.finished(self.workload, row)?;
-            if !self.disturbances.leaks(row) {
-                let tokens = self.workload.output_tokens()[row];
-                self.router.observe(Event::Finished { request, tokens: Some(tokens) }, self.now)?;
-            }
-        }
-        self.recorder.notes = notes;
         Ok(())
     }
 
@@ -357,72 +272,8 @@ impl<'a> Simulator<'a> {
                 prompt_blocks: self.router.state().request(decision.key)?.prompt_blocks.clone(),
             };
             self.slots[row] = Some(self.engines[index].submit(at, job)?);
-            self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
+            self.look_ahead(index);
         }
-    }
-
-    /// Carries out the aborts, crashes and returns that are due; says whether there were any.
-    fn disturb(&mut self) -> Result<bool> {
-        let mut any = false;
-        while let Some(disturbance) = self.disturbances.pop(self.now) {
-            any = true;
-            match disturbance {
-                Disturbance::Abort(row) => self.abort(row)?,
-                Disturbance::Crash(index) => {
-                    self.advance(index, self.now)?;
-                    self.engines[index] = engine(self.config, u32::try_from(index).unwrap_or(u32::MAX))?;
-                    self.engines[index].set_speed(self.disturbances.pace(index, self.now));
-                    self.due[index] = Picos::MAX;
-                    // Tokens up to the crash were streamed; they are told before it.
-                    self.tell()?;
-                }
-                Disturbance::CrashKnown(index) => {
-                    for lost in self.router.observe(Event::Left { instance: instance(index) }, self.now)? {
-                        let row = usize::try_from(lost).unwrap_or(usize::MAX);
-                        self.slots[row] = None;
-                        self.recorder.ended(row, self.now, Outcome::Failed);
-                        self.arrivals.ended(row, self.now);
-                    }
-                }
-                Disturbance::Pace(index) => {
-                    let at = self.now - self.config.delays.event;
-                    self.advance(index, at)?;
-                    self.engines[index].set_speed(self.disturbances.pace(index, at));
-                    self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
-                }
-                Disturbance::Return(index) => {
-                    self.engines[index].advance(self.now, &mut self.recorder)?;
-                    let config = Arc::clone(&self.config.router_engine);
-                    self.router.observe(Event::Joined { instance: instance(index), config }, self.now)?;
-                }
-            }
-        }
-        Ok(any)
-    }
-
-    /// The client of a request goes away, unless the request has ended.
-    fn abort(&mut self, row: usize) -> Result<()> {
-        if self.slots[row].is_some() {
-            // No policy may have asked after its engine; what has ended by now has ended all the same.
-            let index = self.recorder.records.instance[row] as usize;
-            self.advance(index, self.now - self.config.delays.event)?;
-        }
-        self.tell()?;
-        let open = self.recorder.records.outcome[row] == Outcome::Open;
-        let Some(request) = self.keys[row].filter(|_| open) else { return Ok(()) };
-        let in_flight = self.slots[row].is_some();
-        if let Some(slot) = self.slots[row].take() {
-            let index = self.recorder.records.instance[row] as usize;
-            self.engines[index].cancel(self.now + self.config.delays.dispatch, slot)?;
-            self.due[index] = self.engines[index].next_event().unwrap_or(Picos::MAX);
-        }
-        self.recorder.ended(row, self.now, Outcome::Aborted);
-        self.arrivals.ended(row, self.now);
-        // What waits at the router cannot leak: the router itself hears the client go.
-        if !(in_flight && self.disturbances.leaks(row)) {
-            self.router.observe(Event::Cancelled { request }, self.now)?;
-        }
-        Ok(())
     }
 
     /// Runs every engine to its end.
@@ -442,10 +293,15 @@ fn instance(index: usize) -> InstanceId {
 }
 
 /// The true engine of an instance, idle.
-fn engine(config: &RunConfig, number: u32) -> Result<FastForward> {
+fn engine(config: &RunConfig, needs: Needs, number: u32) -> Result<FastForward> {
     let NoiseLevels { slice_sigma, instance_sigma } = config.noise;
     let noise = (slice_sigma > 0.0 || instance_sigma > 0.0)
         .then(|| Noise::new(config.noise_seed, number, slice_sigma, instance_sigma))
         .transpose()?;
-    Ok(FastForward::new(Arc::clone(&config.engine), noise))
+    let engine = FastForward::new(Arc::clone(&config.engine), noise);
+    let cadence = NonZeroU32::new(config.router.progress_tokens).filter(|_| needs.progress);
+    Ok(match cadence {
+        Some(cadence) => engine.with_progress(cadence),
+        None => engine,
+    })
 }

@@ -13,8 +13,18 @@ use crate::workload::Workload;
 pub(super) struct Note {
     pub(super) at: Picos,
     pub(super) row: usize,
-    /// The last token, else the first.
-    pub(super) finished: bool,
+    pub(super) news: News,
+}
+
+/// What happened to a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum News {
+    /// Its first token is out.
+    Started,
+    /// It has produced so many tokens.
+    Produced(u32),
+    /// Its last token is out.
+    Finished,
 }
 
 /// Records, gaps and notes of all engines of a run.
@@ -58,6 +68,15 @@ impl Recorder {
         self.records.instance[row] = instance.0;
     }
 
+    /// Notes what the router is to be told, unless the request has ended: an aborted one may get tokens before the engine
+    /// hears of it, when the router has forgotten it.
+    fn note(&mut self, tag: u64, at: Picos, news: News) {
+        let row = row(tag);
+        if self.records.outcome[row] == Outcome::Open {
+            self.notes.push(Note { at, row, news });
+        }
+    }
+
     /// The request has ended, once.
     pub(super) fn ended(&mut self, row: usize, at: Picos, outcome: Outcome) {
         if self.records.outcome[row] == Outcome::Open {
@@ -85,10 +104,11 @@ impl Observer for Recorder {
 
     fn first_token(&mut self, tag: u64, at: Picos) {
         self.records.first_token[row(tag)] = at;
-        // An aborted request may get a last token before the engine hears of it; the router has forgotten it.
-        if self.records.outcome[row(tag)] == Outcome::Open {
-            self.notes.push(Note { at, row: row(tag), finished: false });
-        }
+        self.note(tag, at, News::Started);
+    }
+
+    fn progress(&mut self, tag: u64, at: Picos, tokens: u32) {
+        self.note(tag, at, News::Produced(tokens));
     }
 
     fn gap(&mut self, count: u32, gap: Picos) {
@@ -104,9 +124,7 @@ impl Observer for Recorder {
     }
 
     fn finished(&mut self, tag: u64, at: Picos) {
-        if self.records.outcome[row(tag)] == Outcome::Open {
-            self.notes.push(Note { at, row: row(tag), finished: true });
-            self.ended(row(tag), at, Outcome::Completed);
-        }
+        self.note(tag, at, News::Finished);
+        self.ended(row(tag), at, Outcome::Completed);
     }
 }

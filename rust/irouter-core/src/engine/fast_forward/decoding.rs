@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::progress::ProgressWheel;
 use super::slots::{Place, Slots};
+use crate::engine::Observer;
 use crate::time::Picos;
 
 /// Sums over the requests that decode, and the order in which they will end.
@@ -26,6 +28,8 @@ pub(super) struct Decoding {
     cursor: u32,
     /// (steps at its end, order of admission, slot); entries of requests that have left or moved are stale.
     finishes: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    /// Who is to tell of progress in which step, when anybody is.
+    pub(super) progress: Option<ProgressWheel>,
 }
 
 impl Decoding {
@@ -38,6 +42,7 @@ impl Decoding {
             phases: vec![0; block_tokens as usize],
             cursor: 0,
             finishes: BinaryHeap::new(),
+            progress: None,
         }
     }
 
@@ -61,8 +66,11 @@ impl Decoding {
         let slot = &mut slots[index];
         slot.place = Place::Decoding;
         slot.base = self.steps.wrapping_sub(u64::from(slot.produced));
-        let computed = slot.prompt + slot.produced - 1;
+        let (computed, produced) = (slot.prompt + slot.produced - 1, slot.produced);
         self.expect_finish(slots, index);
+        if let Some(wheel) = &mut self.progress {
+            wheel.join(self.steps, produced, index);
+        }
         self.count += 1;
         self.computed += u64::from(computed);
         *self.phase(computed) += 1;
@@ -78,7 +86,11 @@ impl Decoding {
     /// The request decodes no more; its slot gets back what it has produced.
     pub(super) fn leave(&mut self, slots: &mut Slots, index: u32) {
         let computed = self.computed(slots, index);
-        slots[index].produced = self.produced(slots, index);
+        let produced = self.produced(slots, index);
+        slots[index].produced = produced;
+        if let Some(wheel) = &mut self.progress {
+            wheel.leave(self.steps, produced, index);
+        }
         self.count -= 1;
         self.computed -= u64::from(computed);
         *self.phase(computed) -= 1;
@@ -151,6 +163,19 @@ impl Decoding {
         #[expect(clippy::cast_possible_truncation, reason = "a remainder of a u32")]
         let back = if steps < u64::from(size) { steps as u32 } else { (steps % u64::from(size)) as u32 };
         self.cursor = if self.cursor >= back { self.cursor - back } else { self.cursor + size - back };
+    }
+
+    /// Tells of the requests that reach a multiple of the reporting cadence in the step that is `ahead` of the last one
+    /// counted, and that ends at `at`.
+    pub(super) fn give_progress(&self, slots: &Slots, ahead: u64, at: Picos, observer: &mut impl Observer) {
+        let Some(wheel) = &self.progress else { return };
+        for &index in wheel.at(self.steps + ahead) {
+            #[expect(clippy::cast_possible_truncation, reason = "at most the request's output")]
+            let produced = self.produced(slots, index) + ahead as u32;
+            if produced < slots[index].output {
+                observer.progress(slots[index].tag, at, produced);
+            }
+        }
     }
 
     /// Steps until a request has produced its output.

@@ -10,15 +10,18 @@
 //! * preemption takes the newest requests until the others fit, so it only looks at those it takes ([`schedule`]).
 
 mod decoding;
+mod progress;
 mod run;
 mod schedule;
 mod slots;
 mod twin;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use self::decoding::Decoding;
+use self::progress::ProgressWheel;
 use self::schedule::Step;
 use self::slots::{Chain, Place, Slots};
 use super::blocks::BlockPool;
@@ -103,6 +106,40 @@ impl FastForward {
             open_ended: false,
             config,
         }
+    }
+
+    /// The same engine, idle as it is, that tells of every multiple of `cadence` tokens ([`Observer::progress`]).
+    #[must_use]
+    pub fn with_progress(mut self, cadence: NonZeroU32) -> Self {
+        self.decoding.progress = Some(ProgressWheel::new(cadence));
+        self
+    }
+
+    /// A time before which no request has progress to tell, gets its first token or finishes, if no further call is made.
+    pub fn next_report(&mut self) -> Option<Picos> {
+        let event = self.next_event()?;
+        let progress = if self.step.is_none() && self.only_decodes() { self.run_progress() } else { None };
+        Some(progress.map_or(event, |progress| progress.min(event)))
+    }
+
+    /// A time before which neither its load nor what a request has produced changes, if no further call is made.
+    pub fn next_change(&mut self) -> Picos {
+        let soon = self.clock.saturating_add(Picos(1));
+        let front = self.inbox.front().map(|message| message.at);
+        let computed = if let Some(step) = self.step {
+            step.end
+        } else if self.rests() {
+            if front.is_some_and(|at| at <= self.clock) { soon } else { Picos::MAX }
+        } else if self.boundary < self.clock
+            && front.is_none_or(|at| at > self.boundary)
+            && self.only_decodes()
+        {
+            self.step_end()
+        } else {
+            soon
+        };
+        let arrival = self.inbox.iter().map(|message| message.at).find(|&at| at > self.clock);
+        arrival.map_or(computed, |at| at.min(computed))
     }
 
     /// What it was built from.

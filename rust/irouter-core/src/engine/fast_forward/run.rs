@@ -27,6 +27,11 @@ impl FastForward {
         let end = self.boundary + run.total(steps);
         self.pool.allocate(self.decoding.growth_over(steps));
         self.give_run_gaps(run, steps, observer);
+        if self.decoding.progress.is_some() {
+            for ahead in 1..=steps {
+                self.decoding.give_progress(&self.slots, ahead, self.boundary + run.total(ahead), observer);
+            }
+        }
         self.decoding.advance(steps, end);
         self.boundary = end;
         if steps == limit {
@@ -41,6 +46,20 @@ impl FastForward {
         let span = Picos::MAX.saturating_add(-self.boundary);
         let steps = steps_of(run, limit, span, interrupt.saturating_add(-self.boundary));
         self.boundary.checked_add(run.total(steps.max(1)))
+    }
+
+    /// The end of the first step of that run.
+    pub(super) fn step_end(&mut self) -> Picos {
+        let (run, ..) = self.plan_run();
+        self.boundary.saturating_add(run.step(0))
+    }
+
+    /// The time of the first progress in the run of decode steps at the boundary, were it to go on for so long; `None`
+    /// when nobody is to tell.
+    pub(super) fn run_progress(&mut self) -> Option<Picos> {
+        let steps = self.decoding.progress.as_ref()?.steps_to_next(self.decoding.steps)?;
+        let (run, ..) = self.plan_run();
+        self.boundary.checked_add(run.total(steps))
     }
 
     /// Step times of the run, its steps at most, and the time at or after which the first step must be looked at.

@@ -254,12 +254,29 @@ impl FastForward {
                 observer.gap(1, step.end - Picos(slot.last_token));
             }
         }
+        self.give_progress(step, observer);
         self.give_finishes(observer);
         let mut joining = std::mem::take(&mut self.joining);
         for index in joining.drain(..) {
             self.join(index, observer);
         }
         self.joining = joining;
+    }
+
+    /// Tells the progress of a step that has ended, of the requests that decoded and then of those preempted before that
+    /// have their input computed again.
+    fn give_progress(&self, step: Step, observer: &mut impl Observer) {
+        let Some(wheel) = &self.decoding.progress else { return };
+        if step.decodes {
+            self.decoding.give_progress(&self.slots, 0, step.end, observer);
+        }
+        for &index in &self.joining {
+            let slot = &self.slots[index];
+            let produced = slot.produced + 1;
+            if slot.produced > 0 && produced < slot.output && wheel.tells(produced) {
+                observer.progress(slot.tag, step.end, produced);
+            }
+        }
     }
 
     /// Tells the gaps of a decode step.

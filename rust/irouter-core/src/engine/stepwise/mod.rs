@@ -6,6 +6,7 @@
 mod schedule;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use self::schedule::Step;
@@ -30,6 +31,7 @@ pub struct Stepwise {
     running: Vec<usize>,
     pool: BlockPool,
     step: Option<Step>,
+    progress: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +84,15 @@ impl Stepwise {
             waiting: VecDeque::new(),
             running: Vec::new(),
             step: None,
+            progress: None,
         }
+    }
+
+    /// The same engine, idle as it is, that tells of every multiple of `cadence` tokens ([`Observer::progress`]).
+    #[must_use]
+    pub fn with_progress(mut self, cadence: NonZeroU32) -> Self {
+        self.progress = Some(cadence);
+        self
     }
 
     fn check_time(&mut self, at: Picos) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What one step computes.
 
-use super::Stepwise;
+use super::{Request, Stepwise};
 use crate::engine::{EngineLoad, Observer};
 use crate::error::{Error, Result};
 use crate::profile::{SchedulerMode, StepShape};
@@ -167,6 +167,14 @@ impl Stepwise {
             request.decodes = true;
             first.push(request.produced == 1);
             done.push(index);
+        }
+        if let Some(cadence) = self.progress {
+            for &index in &done {
+                let Request { job, produced, .. } = &self.requests[index];
+                if *produced > 1 && *produced < job.output_tokens && *produced % cadence == 0 {
+                    observer.progress(job.tag, step.end, *produced);
+                }
+            }
         }
         for (index, first) in done.into_iter().zip(first) {
             let request = &self.requests[index];

@@ -10,6 +10,7 @@ mod affinity;
 pub(super) mod aibrix_drain_rate;
 pub(super) mod aibrix_least_latency;
 pub(super) mod aibrix_prefix;
+pub(super) mod block_simulate;
 pub(super) mod cache_aware;
 pub(super) mod cache_aware_smg;
 pub(super) mod consistent_hash;

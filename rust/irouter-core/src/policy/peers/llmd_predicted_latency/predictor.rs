@@ -7,6 +7,10 @@ use super::features::Features;
 use super::options::LlmdPredictedLatencyOptions;
 use super::window::{Sample, Window};
 
+/// One training in so many is also done for the median, which nothing is decided by: the error of a high quantile in percent
+/// is large by intent, that of the median tells how much the features say.
+const MEDIAN_TRAININGS: u32 = 4;
+
 /// One part in so many of the samples, the newest, tests what is trained on the others.
 const HELD_OUT_PARTS: usize = 10;
 
@@ -108,7 +112,9 @@ pub(super) struct Predictor {
     /// Samples added when the models are due to be trained.
     due: u64,
     trainings: u32,
+    /// How the models of the quantile, and those of the median, did at all trainings together.
     quality: Quality,
+    median_quality: Quality,
 }
 
 impl Predictor {
@@ -120,6 +126,7 @@ impl Predictor {
             due: u64::from(options.first_training),
             trainings: 0,
             quality: Quality::default(),
+            median_quality: Quality::default(),
             options,
         }
     }
@@ -156,33 +163,27 @@ impl Predictor {
         };
         self.quality.add(&models, newest);
         self.models = Some(models);
+        if self.trainings.is_multiple_of(MEDIAN_TRAININGS)
+            && let Ok(median) = Models::train(older, &self.options.boosting(0.5), seed)
+        {
+            self.median_quality.add(&median, newest);
+        }
         self.trainings += 1;
     }
 
-    /// Trainings, and how the models did on samples newer than those they were trained on: all trainings together for
-    /// the models in use; the median from a last training, since the error in percent of a high quantile is
-    /// large by intent.
+    /// Trainings, and how their models did on samples newer than those that they were trained on.
     pub(super) fn figures(&self) -> Vec<(&'static str, f64)> {
-        let mut figures = vec![("trainings", f64::from(self.trainings))];
-        if !self.is_trained() {
-            return figures;
-        }
-        let samples = self.window.by_age();
-        let (older, newest) = split(&samples);
-        let mut median = Quality::default();
-        if let Ok(models) = Models::train(older, &self.options.boosting(0.5), self.seed) {
-            median.add(&models, newest);
-        }
+        let Self { quality, median_quality: median, .. } = self;
         let known = [
-            ("ttft_mape_percent", self.quality.ttft.mape_percent()),
-            ("tpot_mape_percent", self.quality.tpot.mape_percent()),
-            ("ttft_coverage_percent", self.quality.ttft.coverage_percent()),
-            ("tpot_coverage_percent", self.quality.tpot.coverage_percent()),
+            ("trainings", Some(f64::from(self.trainings))),
+            ("ttft_mape_percent", quality.ttft.mape_percent()),
+            ("tpot_mape_percent", quality.tpot.mape_percent()),
+            ("ttft_coverage_percent", quality.ttft.coverage_percent()),
+            ("tpot_coverage_percent", quality.tpot.coverage_percent()),
             ("ttft_median_mape_percent", median.ttft.mape_percent()),
             ("tpot_median_mape_percent", median.tpot.mape_percent()),
         ];
-        figures.extend(known.into_iter().filter_map(|(name, value)| Some((name, value?))));
-        figures
+        known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
@@ -237,14 +238,13 @@ mod tests {
             ..Default::default()
         };
         let mut predictor = predictor(options);
-        let trainings: Vec<f64> = (0..60)
+        let trainings: Vec<u32> = (0..60)
             .map(|_| {
                 predictor.completed(sample(1.0, None));
-                figure(&predictor, "trainings").unwrap()
+                predictor.trainings
             })
             .collect();
-        let changes = [(8, 0.0), (9, 1.0), (33, 1.0), (34, 2.0), (58, 2.0), (59, 3.0)];
-        assert_eq!(changes.map(|(index, _)| trainings[index]), changes.map(|(_, count)| count));
+        assert_eq!([8, 9, 33, 34, 58, 59].map(|index| trainings[index]), [0, 1, 1, 2, 2, 3]);
     }
 
     #[test]

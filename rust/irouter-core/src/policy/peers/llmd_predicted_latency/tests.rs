@@ -153,7 +153,8 @@ fn with_own_events_no_report_is_needed_and_lengths_are_features() {
     assert!((features.kv_usage - 1000.0 / f64::from(Cluster::CAPACITY_TOKENS)).abs() < 1e-12);
     assert!((features.output_tokens - 20.0).abs() < 0.01);
     assert!((features.remaining_output_tokens - 300.0).abs() < 0.01);
-    let as_shipped = Features::new(cluster.instance(0), &request(10, 20), &Default::default());
+    let as_shipped =
+        Features::new(cluster.instance(0), &request(10, 20), &LlmdPredictedLatencyOptions::default());
     assert_eq!((as_shipped.waiting, as_shipped.output_tokens), (0, 0.0));
 }
 
