@@ -112,6 +112,10 @@ bench-dynamo: $(VENV)/.dev build-release ## Simulation speed beside NVIDIA Dynam
 	$(UV) pip install --quiet --python .venv-dynamo/bin/python -r requirements/dynamo.txt
 	$(BIN)/python benches/python/against_dynamo.py --dynamo-python .venv-dynamo/bin/python
 
+.PHONY: bench-scale
+bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and on a local Ray cluster
+	$(BIN)/python benches/python/scale_out.py
+
 .PHONY: soak
 soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
 	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked

@@ -22,7 +22,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def test_the_pure_crates_know_nothing_of_python_clocks_or_sockets() -> None:
-    forbidden = {"pyo3", "numpy", "tokio", "chrono", "reqwest", "hyper"}
+    forbidden = {"pyo3", "numpy", "irouter-external", "tokio", "chrono", "reqwest", "hyper"}
     manifests = {
         crate: tomllib.loads((ROOT / "rust" / crate / "Cargo.toml").read_text())
         for crate in ("irouter-core", "irouter-sim")

@@ -3,6 +3,8 @@
 `make bench` times it; the gate runs each case once, for the assertion.
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,3 +44,26 @@ def test_comparing_one_policy_on_conversation_lengths(
     assert comparison.policies[policy]["completed"] == sum(workload["requests"])
     if benchmark.enabled:
         benchmark.extra_info["requests_per_second"] = round(requests / benchmark.stats.stats.mean)
+
+
+def test_decisions_of_an_external_policy(benchmark: Any) -> None:
+    """The example of the documentation; at an overload each request is one decision."""
+    requests = TIMED_REQUESTS if benchmark.enabled else CHECKED_REQUESTS
+    example = Path(__file__).parents[2] / "examples" / "external_policy.py"
+    policy = f"external:{sys.executable} {example}"
+
+    def compare() -> irouter.Comparison:
+        return irouter.compare(
+            "conversation",
+            policies=[policy],
+            reference=policy,
+            load=1.2,
+            requests=requests,
+            threads=1,
+            seeds=1,
+        )
+
+    comparison = benchmark(compare)
+    assert comparison.policies[policy]["policy_failures"] == 0
+    if benchmark.enabled:
+        benchmark.extra_info["decisions_per_second"] = round(requests / benchmark.stats.stats.mean)

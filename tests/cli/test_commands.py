@@ -191,6 +191,16 @@ BAD = [
         "unknown policy option `aging`; did you mean `ageing`?",
     ),
     ([*QUICK, "--policies", ","], "no policies: expected at least one"),
+    (
+        [*QUICK, "--policies", "external:no-such-program --fast"],
+        "`policy` is external:no-such-program --fast, expected a program; there is no `no-such-program`",
+    ),
+    (
+        [*QUICK, "--policies", "external:python(patience=1)"],
+        "unknown policy option `patience`",
+    ),
+    ([*QUICK, "--ray", "local", "--threads", "2"], "2 threads of this machine beside another executor"),
+    ([*QUICK, "--ray", "127.0.0.1:1"], "no Ray cluster at `127.0.0.1:1`: "),
     ([*QUICK, "--reference", "rr"], "unknown policy `rr`"),
     (
         [*QUICK, "--profile", "llama-3.1-8b@h10"],

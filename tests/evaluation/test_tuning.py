@@ -9,6 +9,7 @@ import pytest
 from irouter._core import IrouterError
 from irouter.cli import main
 from irouter.evaluation import tuned, tuning
+from irouter.evaluation.executors import LocalExecutor
 from irouter.evaluation.registry import Tunable, registry
 
 BUDGET = 60_000
@@ -26,6 +27,7 @@ def test_a_search_keeps_to_its_budget_and_its_ranges_and_repeats_itself() -> Non
     for tunable in registry()["central_shortest"].tunable:
         assert tunable.low <= found.constants.get(tunable.option, tunable.low) <= tunable.high
     assert tuning.tune("central_shortest", **SMALL, threads=2) == found
+    assert tuning.tune("central_shortest", **SMALL, executor=LocalExecutor(3)) == found
     assert tuning.tune("central_shortest", **SMALL, seed=1) != found
 
 

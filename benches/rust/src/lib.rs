@@ -67,7 +67,7 @@ impl Conversations {
             delays: DELAYS,
             staleness: None,
             measured: 0..self.workload.len(),
-            clients: None,
+            sequels: None,
             aborts: None,
             leak_share: 0.0,
             crashes: Vec::new(),
@@ -84,6 +84,8 @@ impl Conversations {
             unloaded: &self.unloaded,
             measured: 0..self.workload.len(),
             slo: Slo::default(),
+            closed_loop: false,
+            policy_failures: 0,
         };
         Ok(Summary::new(&run)?.completed)
     }

@@ -8,6 +8,7 @@ import typer
 from irouter import evaluation
 from irouter.cli import options, tables
 from irouter.cli.console import err, out, progress
+from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -60,6 +61,7 @@ def compare(
         ),
     ] = None,
     threads: options.Threads = 0,
+    ray: options.Ray = None,
 ) -> None:
     """Compare policies on the same arrivals."""
     settings = options.settings(
@@ -83,8 +85,10 @@ def compare(
     )
     options.need_folders(json_file, html_file)
     read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
-    with progress("simulating") as report:
-        comparison = evaluation.compare(scenario, trace=read, threads=threads, progress=report, **settings)
+    with cluster(ray) as executor, progress("simulating") as report:
+        comparison = evaluation.compare(
+            scenario, trace=read, threads=threads, executor=executor, progress=report, **settings
+        )
     to_standard_output = json_file == Path("-")
     if json_file is not None and not to_standard_output:
         comparison.write_json(json_file)

@@ -110,7 +110,11 @@ Predictor = Annotated[
 ]
 Policies = Annotated[
     str | None,
-    typer.Option(help="Policies, with commas; all without it.", rich_help_panel=_ROUTING, show_default=False),
+    typer.Option(
+        help="Policies, with commas, [bold]external:PROGRAM[/bold] for one of your own; all without it.",
+        rich_help_panel=_ROUTING,
+        show_default=False,
+    ),
 ]
 Reference = Annotated[
     str | None,
@@ -125,7 +129,6 @@ JsonFile = Annotated[
         show_default=False,
     ),
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel=_OUTPUT)]
 SloTtft = Annotated[
     float | None,
     typer.Option(
@@ -136,6 +139,18 @@ SloTpot = Annotated[
     float | None,
     typer.Option(
         help="Limit on mean TPOT in seconds that goodput counts.", rich_help_panel=_OUTPUT, show_default=False
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(min=0, help="Threads of this machine; 0 is one per core.", rich_help_panel=_OUTPUT)
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Run on this Ray cluster, such as auto or ray://head:10001; local starts one here. Same figures.",
+        rich_help_panel=_OUTPUT,
+        metavar="ADDRESS",
+        show_default=False,
     ),
 ]
 Set = Annotated[

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from irouter._core import IrouterError
+from irouter.cli import options
 from irouter.cli.console import err, out, progress
 from irouter.evaluation import Comparison
 from irouter.reproduction import pages, words
@@ -36,7 +37,7 @@ def paper(
     json_file: Annotated[Path | None, _file("--json", "the figures")] = None,
     html_file: Annotated[Path | None, _file("--html", "a page with plots")] = None,
     markdown_file: Annotated[Path | None, _file("--markdown", "the tables")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.")] = 0,
+    threads: options.Threads = 0,
 ) -> None:
     """The experiments of Jain et al. (arXiv 2408.13510), beside the printed gains."""
     wanted = ((json_file, Reproduction.to_json), (html_file, pages.html), (markdown_file, pages.markdown))

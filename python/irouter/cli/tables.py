@@ -19,6 +19,7 @@ from irouter.evaluation.presentation import (
     remarks,
     self_reports,
     verdict,
+    warnings,
 )
 
 _STYLES: Final = {"better": "green", "worse": "red", "": ""}
@@ -28,6 +29,8 @@ def print_comparison(comparison: Comparison) -> None:
     """Prints the figures of every policy, the best of each column marked."""
     policies, reference = ordered(comparison.policies), comparison.experiment.reference
     out.print(Text(" · ".join(facts(comparison)), style="bold"))
+    for warning in warnings(comparison):
+        out.print(Text(f"  {warning}", style="bold red"))
     for remark in remarks(comparison):
         out.print(Text(f"  {remark}", style="dim"))
     for table in (

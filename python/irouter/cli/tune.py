@@ -9,6 +9,7 @@ from irouter._core import IrouterError
 from irouter.cli import options
 from irouter.cli.console import err, out, progress
 from irouter.evaluation import tuned, tuning
+from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -45,14 +46,13 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads; 0 is one per core.", rich_help_panel="Output")
-    ] = 0,
+    threads: options.Threads = 0,
+    ray: options.Ray = None,
 ) -> None:
     """Search the constants of a policy on training workloads."""
     if file is not None and not file.parent.is_dir():
         raise IrouterError(f"no folder {file.parent} for {file.name}")
-    with progress("simulated requests") as report:
+    with cluster(ray) as executor, progress("simulated requests") as report:
         found = tuning.tune(
             policy,
             scenarios or tuning.TRAINING,
@@ -60,6 +60,7 @@ def tune(
             budget=budget,
             seed=seed,
             threads=threads,
+            executor=executor,
             progress=report,
         )
     out.print(f"[bold]{found.policy}[/bold] on {', '.join(found.workloads)}")

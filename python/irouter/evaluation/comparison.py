@@ -13,6 +13,7 @@ from irouter import _core
 from irouter._core import IrouterError
 from irouter._extras import require
 from irouter.evaluation.experiment import Experiment, resolve
+from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import choice_of
 from irouter.evaluation.summary import summarise
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from irouter.evaluation.executors import Executor
     from irouter.evaluation.policies import PolicyFunction
     from irouter.evaluation.settings import Settings
     from irouter.evaluation.traces import Trace
@@ -123,6 +125,7 @@ def compare(
     *,
     trace: str | Path | Trace | None = None,
     threads: int = 0,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Unpack[Settings],
 ) -> Comparison:
@@ -131,8 +134,10 @@ def compare(
     Args:
         scenario: Name or `.toml` file of a scenario.
         trace: A trace or its file; without a scenario it is replayed as recorded.
-        threads: Threads to use; 0 is one per core. The result does not depend on it.
-        progress: Called as `progress(done, total)` after each run.
+        threads: Threads of this machine; 0 is one per core. The result does not depend on it.
+        executor: Where to run in place of threads of this machine, such as a
+            :class:`~irouter.evaluation.ray_executor.RayExecutor`. The result does not depend on it.
+        progress: Called as `progress(done, total)` in runs.
         **settings: What differs from the scenario: see :class:`irouter.evaluation.settings.Settings`.
 
     Returns:
@@ -152,22 +157,13 @@ def compare(
     """
     experiment = resolve(scenario, trace, settings)
     loads = [None, *sorted(set(experiment.settings.get("sweep", ())))]
-    workload = None if experiment.trace is None else experiment.trace.workload()
-    functions, points = experiment.functions, []
-    for index, load in enumerate(loads):
-        at_load = experiment if load is None else experiment.at_load(load)
-        report = None if progress is None else _part(progress, index, len(loads))
-        text = _core.run_experiment(
-            at_load.to_json(), workload, threads=threads, progress=report, callables=functions
-        )
-        results = json.loads(text)
-        points.append(Point(load, results, summarise(results["runs"], experiment.reference)))
+    at_loads = [experiment if load is None else experiment.at_load(load) for load in loads]
+    found = run_experiments(at_loads, threads=threads, executor=executor, progress=progress)
+    points = [
+        Point(load, results, summarise(results["runs"], experiment.reference))
+        for load, results in zip(loads, found, strict=True)
+    ]
     return Comparison(experiment, points[0], tuple(points[1:]))
-
-
-def _part(progress: Callable[[int, int], None], index: int, parts: int) -> Callable[[int, int], None]:
-    """Progress of one of several equal parts as progress of the whole."""
-    return lambda done, total: progress(index * total + done, parts * total)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

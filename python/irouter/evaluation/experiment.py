@@ -62,10 +62,12 @@ class Experiment:
         settings = layered(self.settings, checked({"load": load}, "sweep"))
         return dataclasses.replace(self, settings=settings)
 
-    def to_json(self) -> str:
-        """The experiment as the simulator reads it."""
+    def to_json(self, *, only_seeds: range | None = None) -> str:
+        """The experiment as the simulator reads it: all of it, or the part of it that some of its seeds are."""
         content = {name: value for name, value in self.settings.items() if name not in _NOT_PASSED_ON}
         content["name"] = self.name
+        if only_seeds is not None:
+            content["only_seeds"] = {"start": only_seeds.start, "end": only_seeds.stop}
         content["policies"] = [choice.to_data() for choice in self.policies]
         content["profile"] = profiles.load(content["profile"])
         content["profile"]["scheduler"] |= content.pop("scheduler", {})

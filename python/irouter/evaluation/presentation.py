@@ -188,6 +188,20 @@ def set_up(settings: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def warnings(comparison: Comparison) -> list[str]:
+    """Policies that failed, so that their figures are not theirs alone."""
+    lines = []
+    for point in (comparison.main, *comparison.sweep):
+        where = "" if point.load is None else f"load {point.load:g}: "
+        last = {
+            run["policy"]: run["policy_failure"] for run in point.results["runs"] if "policy_failure" in run
+        }
+        for policy, failure in last.items():
+            count = point.figures[policy]["policy_failures"]
+            lines.append(f"{where}{failure}; least predicted work decided instead, {count:,} times in all")
+    return lines
+
+
 def remarks(comparison: Comparison) -> list[str]:
     """What a reader must know to trust the figures."""
     workload, settings = comparison.main.results["workload"], comparison.experiment.settings

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from irouter.evaluation import report_plots
 from irouter.evaluation.page import document, notes, plot, ratio_cell, row, section, table
-from irouter.evaluation.presentation import LATENCY, QUARTILES, WAITING, facts, ratio, remarks, self_reports
+from irouter.evaluation.presentation import (
+    LATENCY,
+    QUARTILES,
+    WAITING,
+    facts,
+    ratio,
+    remarks,
+    self_reports,
+    warnings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +83,9 @@ def _sections(comparison: Comparison, styles: Styles) -> list[str]:
         text = "Load is arrivals as a share of the cluster's saturation."
         against_load = plot("against-load", report_plots.against_load(styles, comparison.sweep))
         sections.insert(1, section("Latency against load", text, against_load))
+    if failed := warnings(comparison):
+        text = "Their figures are those of the rule that stood in for them as much as their own."
+        sections.insert(0, section("Policies that failed", text, notes(failed)))
     sections.append(section("Tokens, waiting and counts", "", _table(styles, WAITING)))
     remarked = (*remarks(comparison), *self_reports(styles.policies), *comparison.experiment.notes)
     sections.append(section("Notes", "", notes(remarked)))

@@ -33,8 +33,9 @@ class Settings(TypedDict, total=False):
             (exponentially), asks, and waits for the end before it thinks again; it asks the same of every policy.
         requests: Measured arrivals per run.
         drop_too_long: Leave out requests that cannot fit the profile's context, and count them.
-        policies: The policies to compare, by name, by name with options as in `central_shortest(ageing=0.05)`, or
-            functions; all of the package when left out.
+        policies: The policies to compare, by name, by name with options as in `central_shortest(ageing=0.05)`, as
+            `external:PROGRAM` or `external:PATH.sock` for processes of their own, or functions; all of the package when
+            left out.
         reference: The policy that ratios are against.
         seeds: How many seeds: windows of a trace, draws of a generator.
         first_seed: The first seed.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-COUNTS: Final = frozenset({"preemptions", "completed", "failed", "aborted", "dropped"})
+COUNTS: Final = frozenset({"preemptions", "completed", "failed", "aborted", "dropped", "policy_failures"})
 """Figures that are summed over seeds; the others are means of the seeds' figures."""
 
 

@@ -8,17 +8,17 @@ of a generation on the same ones.
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from irouter import _core
 from irouter._core import IrouterError
 from irouter._extras import require
 from irouter._names import unknown
 from irouter.evaluation.experiment import Experiment, resolve
+from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import PolicyChoice
 from irouter.evaluation.registry import PolicyInfo, Tunable, registry
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from irouter.evaluation.executors import Executor
 
 BUDGET: Final = 20_000_000
 """Simulated requests of one search."""
@@ -84,6 +86,7 @@ def tune(
     budget: int = BUDGET,
     seed: int = 0,
     threads: int = 0,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tuned:
     """Searches the constants of a policy, with the information of this router where it has a choice.
@@ -101,7 +104,8 @@ def tune(
         loads: Shares of saturation at which each runs.
         budget: Simulated requests: measured arrivals of all candidates and of round robin.
         seed: Seed of the search.
-        threads: Threads to use; 0 is one per core. The result does not depend on it.
+        threads: Threads of this machine; 0 is one per core. The result does not depend on it.
+        executor: Where to run in place of threads of this machine. The result does not depend on it.
         progress: Called as `progress(requests so far, budget)` after each generation.
 
     Raises:
@@ -116,7 +120,8 @@ def tune(
         if progress is not None:
             progress(requests, budget)
 
-    search = _Search(known[policy], _points(scenarios, loads), threads=threads, progress=report)
+    run = functools.partial(run_experiments, threads=threads, executor=executor)
+    search = _Search(known[policy], _points(scenarios, loads), run=run, progress=report)
     return search.run(budget, seed)
 
 
@@ -142,12 +147,12 @@ class _Search:
         policy: PolicyInfo,
         points: Sequence[Experiment],
         *,
-        threads: int,
+        run: Callable[[Sequence[Experiment]], list[dict[str, Any]]],
         progress: Callable[[int], None],
     ) -> None:
         self.policy = policy
         self.points = points
-        self.threads = threads
+        self.run_experiments = run
         self.progress = progress
         self.requests = 0
 
@@ -197,13 +202,13 @@ class _Search:
             for index, candidate in enumerate(candidates)
         ]
         total = np.zeros(len(candidates))
-        for point in self.points:
-            settings = {**point.settings, "first_seed": first_seed, "seeds": windows}
-            experiment = dataclasses.replace(
-                point, settings=settings, policies=(PolicyChoice(_REFERENCE), *choices)
-            )
-            results = json.loads(_core.run_experiment(experiment.to_json(), None, threads=self.threads))
-            self.requests += sum(results["workload"]["requests"]) * len(experiment.policies)
+        policies, seeds = (PolicyChoice(_REFERENCE), *choices), {"first_seed": first_seed, "seeds": windows}
+        experiments = [
+            dataclasses.replace(point, settings={**point.settings, **seeds}, policies=policies)
+            for point in self.points
+        ]
+        for results in self.run_experiments(experiments):
+            self.requests += sum(results["workload"]["requests"]) * len(policies)
             mean, tail = (_ratios(results["runs"], key) for key in ("e2e_mean_s", "e2e_p99_s"))
             total += [_objective(mean[choice.label], tail[choice.label]) for choice in choices]
         self.progress(self.requests)

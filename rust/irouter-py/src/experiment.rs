@@ -1,7 +1,8 @@
 //! Simulations and comparisons.
 
+use irouter_core::OnFailure;
 use irouter_core::policy::{self, Policy, PolicySpec};
-use irouter_sim::experiment::{self, BuiltIn, Experiment, PolicyFactory};
+use irouter_sim::experiment::{self, Experiment, PolicyFactory};
 use irouter_sim::metrics::canonical_json;
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
@@ -9,10 +10,10 @@ use pyo3::types::{PyDict, PyDictMethods};
 
 use crate::detach::{Progress, detached};
 use crate::error::to_python;
-use crate::policy::PythonPolicy;
+use crate::policy::{PythonPolicy, named};
 use crate::workload::Workload;
 
-/// The package's policies, and Python callables by name.
+/// The package's policies, Python callables by name, and external processes.
 struct Factory {
     callables: Vec<(String, Py<PyAny>)>,
 }
@@ -32,8 +33,12 @@ impl PolicyFactory for Factory {
                 let callable = Python::attach(|py| callable.clone_ref(py));
                 Ok(Box::new(PythonPolicy::new(callable)))
             }
-            None => BuiltIn.build(spec, seed),
+            None => Ok(named(spec, seed)?),
         }
+    }
+
+    fn on_failure(&self, spec: &PolicySpec) -> OnFailure {
+        if irouter_external::is_external(spec) { OnFailure::Fallback } else { OnFailure::Stop }
     }
 }
 

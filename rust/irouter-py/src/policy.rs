@@ -1,9 +1,14 @@
-//! A Python callable as a policy.
+//! Policies by name, and a Python callable as a policy.
 
-use irouter_core::policy::{ClusterView, Needs, Policy};
+use irouter_core::policy::{ClusterView, Needs, Policy, PolicySpec};
 use irouter_core::{Error, InstanceId, Request};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+
+/// The policy that `spec` names: one of the package, or an external process.
+pub(crate) fn named(spec: &PolicySpec, seed: u64) -> irouter_core::Result<Box<dyn Policy>> {
+    if irouter_external::is_external(spec) { irouter_external::build(spec, seed) } else { spec.build(seed) }
+}
 
 /// Calls `callable(request, instances)`, two plain structures, for the number of an instance.
 pub(crate) struct PythonPolicy {

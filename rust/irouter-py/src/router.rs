@@ -11,7 +11,7 @@ use irouter_core::{
 use pyo3::prelude::*;
 
 use crate::error::{IrouterError, to_python};
-use crate::policy::PythonPolicy;
+use crate::policy::{PythonPolicy, named};
 
 /// One dispatch.
 #[pyclass(frozen, get_all, module = "irouter._core")]
@@ -99,7 +99,7 @@ impl Router {
             irouter_core::Router::new("callable", Box::new(policy), config)
         } else {
             let spec = PolicySpec::parse(policy.extract::<&str>()?).map_err(to_python)?;
-            let built = spec.build(seed).map_err(to_python)?;
+            let built = named(&spec, seed).map_err(to_python)?;
             irouter_core::Router::new(spec.label(), built, config)
         }
         .map_err(to_python)?;

@@ -1,7 +1,7 @@
 //! How a twin follows the engine that it stands for.
 
 use crate::support::{Fewest, request, router};
-use irouter_core::{Event, InstanceId, Outcome, Picos, Request, RouterConfig};
+use irouter_core::{Event, Outcome, Picos, Request, RouterConfig};
 
 /// The speed that a twin has learned of an engine whose steps take `factor` times as long as its own, looked at every
 /// `look`.
@@ -19,12 +19,17 @@ fn learned(factor: f64, look: Picos) -> f64 {
         // A step of the twin takes 20 ms and a little for its only sequence.
         let step = factor * 0.020_15;
         let start = now;
+        let mut told = 1;
         while now - start < Picos::SECOND * 30 {
             now += look;
             assert_eq!(router.decide(now).unwrap(), Outcome::Idle);
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
             let produced = ((now - start).as_seconds() / step) as u32 + 1;
-            router.pull_progress(InstanceId(0), |_| produced.min(2000)).unwrap();
+            let tokens = produced.min(2000) / 16 * 16;
+            if tokens > told {
+                told = tokens;
+                router.observe(Event::Progress { request: decision.key, tokens }, now).unwrap();
+            }
         }
         router.observe(Event::Finished { request: decision.key, tokens: None }, now).unwrap();
     }

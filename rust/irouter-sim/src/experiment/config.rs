@@ -58,6 +58,9 @@ pub struct Experiment {
     /// The first seed.
     #[serde(default)]
     pub first_seed: u64,
+    /// Run these of the seeds alone (`start` to before `end`), as the part of the whole experiment that they are.
+    #[serde(default)]
+    pub only_seeds: Option<std::ops::Range<u64>>,
     /// Where predicted output lengths come from.
     pub predictor: String,
     /// Noise of step times per 250 ms, as a standard deviation of the logarithm.
@@ -239,6 +242,12 @@ impl Experiment {
                 return Err(SimError::field(field, 0, "at least 1"));
             }
         }
+        if let Some(part) = &experiment.only_seeds {
+            let all = experiment.seed_numbers();
+            if part.is_empty() || part.start < all.start || part.end > all.end {
+                return Err(SimError::field("only_seeds", format!("{part:?}"), format!("a part of {all:?}")));
+            }
+        }
         if experiment.policies.is_empty() {
             return Err(SimError::field("policies", "empty", "at least one policy"));
         }
@@ -248,6 +257,11 @@ impl Experiment {
     /// The seeds, first to last.
     pub(super) fn seed_numbers(&self) -> std::ops::Range<u64> {
         self.first_seed..self.first_seed + self.seeds
+    }
+
+    /// Those of the seeds that are to be run.
+    pub(super) fn seeds_to_run(&self) -> std::ops::Range<u64> {
+        self.only_seeds.clone().unwrap_or_else(|| self.seed_numbers())
     }
 
     /// Whether arrivals come at another rate than the trace's.

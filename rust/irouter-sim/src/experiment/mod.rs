@@ -8,6 +8,7 @@ mod saturation;
 mod single;
 
 pub use config::{ClientPlan, CrashPlan, Experiment, Share, SloLimits, SlowPlan, WorkloadSource};
+use irouter_core::OnFailure;
 use irouter_core::policy::{Policy, PolicySpec};
 use rayon::prelude::*;
 pub use router_profile::{ProfileError, RouterProfile};
@@ -31,6 +32,13 @@ pub trait PolicyFactory: Sync {
     /// # Errors
     /// The core's, for an unknown name or option.
     fn build(&self, spec: &PolicySpec, seed: u64) -> Result<Box<dyn Policy>>;
+
+    /// What happens when the policy of `spec` fails. A policy of this process is wrong then and stops the comparison,
+    /// so that it cannot look right; one that is not may go on with its failures counted.
+    fn on_failure(&self, spec: &PolicySpec) -> OnFailure {
+        let _ = spec;
+        OnFailure::Stop
+    }
 }
 
 /// The policies of the package.
@@ -43,9 +51,9 @@ impl PolicyFactory for BuiltIn {
     }
 }
 
-/// Runs every policy on every seed, on `threads` threads (0: one per core), and returns canonical JSON: the same bytes for
-/// the same experiment whatever the number of threads. `progress(done, total)` is called after each run, and stops the
-/// rest by returning false.
+/// Runs every policy on every seed (or on [`Experiment::only_seeds`]), on `threads` threads (0: one per core), and returns
+/// canonical JSON: the same bytes for the same experiment whatever the number of threads. `progress(done, total)` is
+/// called after each run, and stops the rest by returning false.
 ///
 /// # Errors
 /// The first error of the experiment's parts, or [`SimError::Interrupted`].
@@ -67,7 +75,7 @@ pub fn run(
     pool.install(|| {
         let prepared = Prepared::new(experiment, trace)?;
         let windows: Vec<Window> = experiment
-            .seed_numbers()
+            .seeds_to_run()
             .into_par_iter()
             .map(|seed| prepared.window(seed, policies))
             .collect::<Result<_>>()?;
@@ -102,12 +110,13 @@ fn cell(
     policies: &dyn PolicyFactory,
 ) -> Result<RunResult> {
     let is_first = window.seed == prepared.experiment.first_seed;
-    let config = RunConfig {
+    let mut config = RunConfig {
         readings: is_first.then_some(Readings { count: OCCUPANCY_SAMPLES, until: window.last_arrival }),
         ..prepared.run_config(window, spec.name())?
     };
+    config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, told, occupancy, figures } =
+    let RunOutput { records, gaps, told, occupancy, policy_failures, policy_failure, figures } =
         Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
@@ -117,6 +126,7 @@ fn cell(
         measured: window.measured.clone(),
         slo: prepared.slo,
         closed_loop: prepared.experiment.clients.is_some(),
+        policy_failures,
     };
     let mut summary = Summary::new(&run)?;
     summary.dropped += prepared.dropped;
@@ -126,5 +136,14 @@ fn cell(
         .collect::<Result<_>>()?;
     let curves = is_first.then(|| Curves::new(&records, window.measured.clone()));
     let predictor = is_first.then(|| told.quality(&window.workload, window.measured.clone()).into());
-    Ok(RunResult { policy: spec.label(), seed: window.seed, summary, predictor, figures, curves, occupancy })
+    Ok(RunResult {
+        policy: spec.label(),
+        seed: window.seed,
+        summary,
+        predictor,
+        figures,
+        curves,
+        occupancy,
+        policy_failure: policy_failure.map(|error| error.to_string()),
+    })
 }

@@ -41,6 +41,9 @@ pub(super) struct RunResult {
     /// On the first seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) occupancy: Option<Occupancy>,
+    /// How the policy failed last, where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) policy_failure: Option<String>,
 }
 
 /// The workload in figures.
@@ -59,6 +62,9 @@ pub(super) struct WorkloadFigures {
     overload: bool,
     /// Requests left out because they fit no context.
     dropped: u64,
+    /// Tokens of the measured requests, in all and each.
+    input_tokens: u64,
+    output_tokens: u64,
     input_tokens_mean: f64,
     output_tokens_mean: f64,
     /// Copies of the trace that were superposed.
@@ -79,10 +85,12 @@ impl WorkloadFigures {
     pub(super) fn new(prepared: &Prepared<'_>, windows: &[Window]) -> Result<Self> {
         let replay = prepared.replay_report()?;
         let total: usize = windows.iter().map(|window| window.measured.len()).sum();
-        let mean = |column: fn(&Window) -> &[u32]| {
+        let tokens = |column: fn(&Window) -> &[u32]| {
             let tokens = windows.iter().flat_map(|window| &column(window)[window.measured.clone()]);
-            tokens.map(|&tokens| f64::from(tokens)).sum::<f64>() / total as f64
+            tokens.map(|&tokens| u64::from(tokens)).sum::<u64>()
         };
+        let input_tokens = tokens(|window| window.workload.prompt_tokens());
+        let output_tokens = tokens(|window| window.workload.output_tokens());
         Ok(Self {
             requests: windows.iter().map(|window| window.measured.len()).collect(),
             warm_up: windows.iter().map(|window| window.measured.start).collect(),
@@ -91,8 +99,10 @@ impl WorkloadFigures {
             load: prepared.load(),
             overload: prepared.overload(),
             dropped: prepared.dropped,
-            input_tokens_mean: mean(|window| window.workload.prompt_tokens()),
-            output_tokens_mean: mean(|window| window.workload.output_tokens()),
+            input_tokens,
+            output_tokens,
+            input_tokens_mean: input_tokens as f64 / total as f64,
+            output_tokens_mean: output_tokens as f64 / total as f64,
             copies: replay.map(|replay| replay.copies),
             disjoint: replay.map(|replay| replay.disjoint),
             row_reuse: replay.map(|replay| replay.row_reuse),

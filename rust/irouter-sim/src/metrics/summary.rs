@@ -27,6 +27,8 @@ pub struct Run<'a> {
     /// Whether clients wait for their answers: those that are through with their measured requests go on, and what they get
     /// until the last measured request is done counts for the rates.
     pub closed_loop: bool,
+    /// Decisions of the whole run that the policy failed to make.
+    pub policy_failures: u64,
 }
 
 /// Figures over the measured requests of one run. Times are in seconds; `None` where no request has the figure.
@@ -85,6 +87,8 @@ pub struct Summary {
     pub aborted: u64,
     /// Requests left out because they can never run.
     pub dropped: u64,
+    /// Decisions of the whole run that the policy failed to make, so that the least predicted work made them.
+    pub policy_failures: u64,
 }
 
 impl Summary {
@@ -117,7 +121,7 @@ impl Summary {
     }
 
     /// Every figure that is a single number, by its key, in the order of the report.
-    pub fn figures(&self) -> [(&'static str, Option<f64>); 24] {
+    pub fn figures(&self) -> [(&'static str, Option<f64>); 25] {
         let count = |number: u64| Some(number as f64);
         [
             ("e2e_mean_s", self.e2e_mean_s),
@@ -144,6 +148,7 @@ impl Summary {
             ("failed", count(self.failed)),
             ("aborted", count(self.aborted)),
             ("dropped", count(self.dropped)),
+            ("policy_failures", count(self.policy_failures)),
         ]
     }
 }
@@ -265,6 +270,7 @@ impl Tally {
             failed: self.failed,
             aborted: self.aborted,
             dropped: self.dropped,
+            policy_failures: run.policy_failures,
         }
     }
 }
@@ -332,7 +338,16 @@ mod tests {
     impl Example {
         fn run(&self, measured: Range<usize>) -> Run<'_> {
             let Self { workload, records, gaps, unloaded } = self;
-            Run { workload, records, gaps, unloaded, measured, slo: Slo::default(), closed_loop: false }
+            Run {
+                workload,
+                records,
+                gaps,
+                unloaded,
+                measured,
+                slo: Slo::default(),
+                closed_loop: false,
+                policy_failures: 0,
+            }
         }
     }
 

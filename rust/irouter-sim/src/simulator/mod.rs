@@ -50,6 +50,10 @@ pub struct RunOutput {
     pub occupancy: Option<Occupancy>,
     /// What the policy says of itself at the end.
     pub figures: Vec<(&'static str, f64)>,
+    /// Decisions that the policy failed to make, where the router falls back.
+    pub policy_failures: u64,
+    /// How it failed last.
+    pub policy_failure: Option<irouter_core::Error>,
 }
 
 /// One run of one policy.
@@ -164,8 +168,11 @@ impl<'a> Simulator<'a> {
                 hold_until = self.decide()?;
             }
         }
+        let (policy_failures, policy_failure) = self.router.failures();
         Ok(RunOutput {
             figures: self.router.policy_figures(),
+            policy_failures,
+            policy_failure: policy_failure.cloned(),
             records: self.recorder.records,
             gaps: self.recorder.gaps,
             told: self.predictions.into_told(),

@@ -29,7 +29,7 @@ pub(crate) fn config(measured: usize) -> RunConfig {
         delays: Delays { dispatch: Picos::MILLISECOND, event: Picos::MILLISECOND },
         staleness: None,
         measured: 0..measured,
-        clients: None,
+        sequels: None,
         aborts: None,
         leak_share: 0.0,
         crashes: Vec::new(),
