@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`history`], [`trees`], [`request`], [`profile`], [`engine`],
-//! [`state`], [`queue`], [`policy`], [`router`].
+//! [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
 pub mod engine;
@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod history;
 pub mod ids;
+pub mod impact;
 pub mod length;
 pub mod policy;
 pub mod profile;

@@ -20,6 +20,7 @@ use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::ordered_hold::LikelyRoom;
 use super::peers::dynamo_kv::DynamoKv;
 use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
@@ -27,6 +28,7 @@ use super::peers::lmetric::Lmetric;
 use super::peers::smg_least_load::SmgLeastLoad;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
+use super::room::FreeBlocks;
 use super::round_robin::RoundRobin;
 use super::session_affinity::SessionAffinity;
 use super::{Needs, Policy};
@@ -159,8 +161,9 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
-    entry::<Central<ByArrival>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
-    entry::<Central<ShortestFirst>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ByArrival, FreeBlocks>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
+    entry::<Central<ShortestFirst, FreeBlocks>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ShortestFirst, LikelyRoom>>("ordered_hold", Own, "shortest first with ageing; held while the KV cache would probably overflow, by forecast"),
 ];
 
 /// Every policy, in the order in which they are listed to users.
