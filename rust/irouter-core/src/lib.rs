@@ -6,13 +6,14 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`error`], [`length`], [`history`], [`trees`], [`request`], [`profile`], [`engine`],
-//! [`state`], [`impact`], [`queue`], [`policy`], [`router`].
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
+//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod hash;
 pub mod history;
 pub mod ids;
 pub mod impact;

@@ -207,8 +207,10 @@ impl Router {
                 self.started(request, started, now)?;
             }
             Event::Progress { request, tokens } => {
-                let started = self.state.progress(request, tokens, now)?;
-                self.started(request, started, now)?;
+                if let Some(news) = self.state.progress(request, tokens, now)? {
+                    self.started(request, news.started.then_some(news.instance), now)?;
+                    self.policy.progressed(self.state.request(request)?, news.instance, tokens);
+                }
             }
             Event::Finished { request, tokens } => {
                 self.state.expect_dispatched("finished", request)?;
@@ -232,7 +234,10 @@ impl Router {
     /// # Errors
     /// [`Error::UnknownInstance`].
     pub fn pull_progress(&mut self, instance: InstanceId, produced: impl FnMut(u64) -> u32) -> Result<()> {
-        self.state.pull_progress(instance, self.now, produced)
+        let Self { state, policy, now, .. } = self;
+        state.pull_progress(instance, *now, produced, |request, tokens| {
+            policy.progressed(request, instance, tokens);
+        })
     }
 
     /// Lets the policy know when the router hears of a first token.

@@ -157,6 +157,10 @@ impl<O: Order, R: Room> Policy for Central<O, R> {
         self.rule.first_token(request, instance, now);
     }
 
+    fn progressed(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
+        self.rule.progressed(request, instance, tokens);
+    }
+
     fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
         self.rule.released(request, instance, end);
     }
@@ -221,6 +225,8 @@ impl Configurable for Central<ShortestFirst, FreeBlocks> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
     use super::*;
     use crate::policy::testing::{BLOCKS, Cluster, SLOTS, at, request};
 
@@ -271,7 +277,7 @@ mod tests {
         cluster.dispatch(&mut policy, prompt(300), 0);
         cluster.set_now(0.0);
         let room = |cluster: &Cluster, policy: &Central<ByArrival, FreeBlocks>, blocks: u32| {
-            policy.room.is_in(cluster.instance(0), &prompt(blocks))
+            policy.room.is_in(&cluster.view(), cluster.instance(0), &prompt(blocks))
         };
         assert!(room(&cluster, &policy, BLOCKS - 620) && !room(&cluster, &policy, BLOCKS - 619));
         // Computed, the blocks are in use instead: 600 and what they have grown.
@@ -288,9 +294,9 @@ mod tests {
     fn an_idle_instance_takes_whatever_can_run_and_one_that_must_take_more_does() {
         let mut policy = fcfs(FreeBlocks { lookahead_requests: 0, growth_blocks: 1e9 });
         let mut cluster = Cluster::new(policy.needs(), 1);
-        assert!(policy.room.is_in(cluster.instance(0), &request(16 * BLOCKS - 1, 10)));
+        assert!(policy.room.is_in(&cluster.view(), cluster.instance(0), &request(16 * BLOCKS - 1, 10)));
         cluster.dispatch(&mut policy, request(16, 10), 0);
-        assert!(!policy.room.is_in(cluster.instance(0), &request(16, 10)));
+        assert!(!policy.room.is_in(&cluster.view(), cluster.instance(0), &request(16, 10)));
         assert_eq!(cluster.place(&mut policy, &request(16, 10)), 0);
     }
 
@@ -308,6 +314,54 @@ mod tests {
             cluster.last_prompt_tokens()
         });
         assert_eq!(order, [200, 100, 300]);
+    }
+
+    /// Passes on which hooks were called.
+    struct Listener(Sender<&'static str>);
+
+    impl Policy for Listener {
+        fn needs(&self) -> Needs {
+            Needs { progress: true, ..Needs::default() }
+        }
+
+        fn place(&mut self, view: &ClusterView<'_>, _request: &Request) -> Result<InstanceId> {
+            view.lowest(|_| 0.0)
+        }
+
+        fn dispatched(&mut self, _request: &Request, _instance: InstanceId, _now: Picos) {
+            self.0.send("dispatched").unwrap();
+        }
+
+        fn first_token(&mut self, _request: &Request, _instance: InstanceId, _now: Picos) {
+            self.0.send("first_token").unwrap();
+        }
+
+        fn progressed(&mut self, _request: &Request, _instance: InstanceId, _tokens: u32) {
+            self.0.send("progressed").unwrap();
+        }
+
+        fn released(&mut self, _request: &Request, _instance: InstanceId, _end: End) {
+            self.0.send("released").unwrap();
+        }
+
+        fn left(&mut self, _instance: InstanceId) {
+            self.0.send("left").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rule_behind_the_queue_hears_of_everything() {
+        let (sender, heard) = channel();
+        let mut policy = Central::around(Box::new(Listener(sender)), ByArrival, FreeBlocks::default());
+        let mut cluster = Cluster::new(policy.needs(), 1);
+        let key = cluster.dispatch(&mut policy, request(16, 100), 0);
+        cluster.first_token(&mut policy, key);
+        cluster.progressed(&mut policy, key, 16);
+        cluster.finish(&mut policy, key);
+        policy.left(InstanceId(0));
+        drop(policy);
+        let everything = ["dispatched", "first_token", "progressed", "released", "left"];
+        assert_eq!(heard.iter().collect::<Vec<_>>(), everything);
     }
 
     #[test]

@@ -80,4 +80,36 @@ impl Draws {
     ) -> Result<InstanceId> {
         self.lowest_of(view.ready(), cost).ok_or_else(|| view.no_instance())
     }
+
+    /// The same with the costs of the ready instances in the order of their numbers.
+    ///
+    /// # Errors
+    /// As [`Self::lowest`].
+    pub(super) fn lowest_cost(&mut self, view: &ClusterView<'_>, costs: Vec<f64>) -> Result<InstanceId> {
+        let mut costs = costs.into_iter();
+        self.lowest(view, |_| costs.next().unwrap_or(f64::INFINITY))
+    }
+
+    /// The cheaper of two different ready instances, drawn at random; the first drawn when they cost the same. Nothing is
+    /// drawn when there is only one.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoInstance`] when none is ready.
+    pub(super) fn cheaper_of_two(
+        &mut self,
+        view: &ClusterView<'_>,
+        mut cost: impl FnMut(&InstanceState) -> f64,
+    ) -> Result<InstanceId> {
+        let ready = u32::try_from(view.ready().count()).unwrap_or(u32::MAX);
+        if ready < 2 {
+            return view.lowest(|_| 0.0);
+        }
+        let first = self.below(ready);
+        // One of the others, each with the same probability.
+        let second = (first + 1 + self.below(ready - 1)) % ready;
+        let nth = |index: u32| view.ready().nth(index as usize).ok_or_else(|| view.no_instance());
+        let (first, second) = (nth(first)?, nth(second)?);
+        let cheaper = if cost(second) < cost(first) { second } else { first };
+        Ok(InstanceState::id(cheaper))
+    }
 }

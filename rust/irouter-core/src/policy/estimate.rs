@@ -63,6 +63,11 @@ impl<T: Default> PerInstance<T> {
         }
         &mut self.0[instance.index()]
     }
+
+    /// Every value, by the number of its instance.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
+    }
 }
 
 /// Sum over the requests in flight of a number of tokens that follows from the request alone: added when it is

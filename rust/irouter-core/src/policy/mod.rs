@@ -140,6 +140,11 @@ pub trait Policy: Send {
         let _ = (request, instance, now);
     }
 
+    /// The router has heard that the request has produced so many tokens, more than before (needs [`Needs::progress`]).
+    fn progressed(&mut self, request: &Request, instance: InstanceId, tokens: u32) {
+        let _ = (request, instance, tokens);
+    }
+
     /// The request is no longer there.
     fn released(&mut self, request: &Request, instance: InstanceId, end: End) {
         let _ = (request, instance, end);

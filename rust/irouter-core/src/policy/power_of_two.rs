@@ -3,7 +3,6 @@
 use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
-use crate::state::InstanceState;
 
 use super::draws::Draws;
 use super::registry::{Configurable, NoOptions};
@@ -30,17 +29,7 @@ impl Policy for PowerOfTwo {
     }
 
     fn place(&mut self, view: &ClusterView<'_>, _request: &Request) -> Result<InstanceId> {
-        let ready = u32::try_from(view.ready().count()).unwrap_or(u32::MAX);
-        if ready < 2 {
-            return view.lowest(|_| 0.0);
-        }
-        let first = self.draws.below(ready);
-        // One of the others, each with the same probability.
-        let second = (first + 1 + self.draws.below(ready - 1)) % ready;
-        let nth = |index: u32| view.ready().nth(index as usize).ok_or_else(|| view.no_instance());
-        let (first, second) = (nth(first)?, nth(second)?);
-        let fewer = if second.in_flight() < first.in_flight() { second } else { first };
-        Ok(InstanceState::id(fewer))
+        self.draws.cheaper_of_two(view, |instance| f64::from(instance.in_flight()))
     }
 }
 

@@ -21,11 +21,29 @@ use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
 use super::ordered_hold::LikelyRoom;
+use super::peers::aibrix_drain_rate::AibrixDrainRate;
+use super::peers::aibrix_least_latency::AibrixLeastLatency;
+use super::peers::aibrix_prefix::AibrixPrefix;
+use super::peers::cache_aware::CacheAware;
+use super::peers::cache_aware_smg::CacheAwareSmg;
+use super::peers::consistent_hash::ConsistentHash;
 use super::peers::dynamo_kv::DynamoKv;
+use super::peers::dynamo_kv_osl::DynamoKvOsl;
+use super::peers::least_kv::LeastKv;
+use super::peers::litellm_latency::LitellmLatency;
+use super::peers::litellm_least_busy::LitellmLeastBusy;
+use super::peers::llmd_default::LlmdDefault;
 use super::peers::llmd_predicted_latency::LlmdPredictedLatency;
 use super::peers::llmd_token_load::LlmdTokenLoad;
+use super::peers::llumnix::Llumnix;
 use super::peers::lmetric::Lmetric;
+use super::peers::power_of_two_stale::PowerOfTwoStale;
+use super::peers::power_of_two_tokens::PowerOfTwoTokens;
+use super::peers::prefix_hash::PrefixHash;
+use super::peers::production_stack_load::ProductionStackLoad;
+use super::peers::ray_prefix_affinity::RayPrefixAffinity;
 use super::peers::smg_least_load::SmgLeastLoad;
+use super::peers::vllm_dp::VllmDp;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
 use super::room::FreeBlocks;
@@ -154,11 +172,29 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<MaxCapacity>("max_capacity", Paper, "once a second, from the head of the queue to the most free KV cache that can take it"),
     entry::<MinMin>("min_min", Paper, "the waiting request that some instance completes first, by the upper bound of its predicted bucket"),
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
+    entry::<VllmDp>("vllm_dp", PEER, "vLLM data parallel: four times the waiting plus the running requests of the last statistics"),
+    entry::<PowerOfTwoStale>("power_of_two_stale", PEER, "vllm-router power_of_two: the lower polled load of two random instances, what was sent since not counted"),
+    entry::<PowerOfTwoTokens>("power_of_two_tokens", PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", PEER, "SMG least_load: reported and since dispatched prompt tokens as time, plus a KV pressure term"),
+    entry::<LeastKv>("least_kv", PEER, "AIBrix least-kv-cache: the lowest reported KV usage"),
+    entry::<AibrixLeastLatency>("aibrix_least_latency", PEER, "AIBrix least-latency: mean queue time of the past plus mean prefill and decode time per token"),
+    entry::<AibrixDrainRate>("aibrix_drain_rate", PEER, "AIBrix: running requests over the rate at which requests completed in the last minute"),
+    entry::<LlmdDefault>("llmd_default", PEER, "llm-d default scorers: queue, KV usage and cached prefix, weighted 2 : 2 : 3"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
+    entry::<DynamoKvOsl>("dynamo_kv_osl", PEER, "Dynamo KV router with output blocks, which weigh less as a request nears its expected length"),
+    entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
     entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
+    entry::<CacheAware>("cache_aware", PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, the smallest tree on a miss, fewest requests when imbalanced"),
+    entry::<CacheAwareSmg>("cache_aware_smg", PEER, "SMG cache_aware: the longest prefix match unless overloaded there, fewest requests on a miss"),
+    entry::<PrefixHash>("prefix_hash", PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),
+    entry::<ConsistentHash>("consistent_hash", PEER, "vllm-router consistent_hash: session or prompt on a hash ring, blind to load"),
+    entry::<AibrixPrefix>("aibrix_prefix", PEER, "AIBrix prefix-cache: the longest prefix match that is not far above the mean load, the idlest when imbalanced"),
+    entry::<RayPrefixAffinity>("ray_prefix_affinity", PEER, "Ray Serve prefix affinity: the longest prefix match, the smallest tree on a miss, load never as shipped"),
+    entry::<LitellmLatency>("litellm_latency", PEER, "LiteLLM latency-based routing: lowest mean latency of the last ten completed requests"),
+    entry::<LitellmLeastBusy>("litellm_least_busy", PEER, "LiteLLM least-busy: fewest requests in flight, the first of equals"),
+    entry::<ProductionStackLoad>("production_stack_load", PEER, "vLLM production stack loadaware: cached share of the prompt less the load relative to the mean"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
     entry::<Central<ByArrival, FreeBlocks>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),

@@ -64,6 +64,13 @@ pub(super) fn at(seconds: f64) -> Picos {
     Picos::from_seconds(seconds).unwrap()
 }
 
+/// Requires that each number is as expected, but for rounding errors.
+#[track_caller]
+pub(super) fn assert_close<const N: usize>(actual: [f64; N], expected: [f64; N]) {
+    let close = actual.iter().zip(&expected).all(|(actual, expected)| (actual - expected).abs() < 1e-9);
+    assert!(close, "{actual:?} is not {expected:?}");
+}
+
 /// A request at time zero, predicted exactly.
 pub(super) fn request(prompt_tokens: u32, output_tokens: u32) -> Request {
     Request {
@@ -108,7 +115,7 @@ impl Cluster {
         cluster
     }
 
-    fn view(&self) -> ClusterView<'_> {
+    pub(super) fn view(&self) -> ClusterView<'_> {
         ClusterView::new(self.now, &self.state)
     }
 
@@ -208,6 +215,13 @@ impl Cluster {
     /// The request has produced so many tokens.
     pub(super) fn progress(&mut self, key: RequestKey, tokens: u32) {
         self.state.progress(key, tokens, self.now).unwrap();
+    }
+
+    /// The same, and the policy hears of it.
+    pub(super) fn progressed(&mut self, policy: &mut impl Policy, key: RequestKey, tokens: u32) {
+        if let Some(news) = self.state.progress(key, tokens, self.now).unwrap() {
+            policy.progressed(self.state.request(key).unwrap(), news.instance, tokens);
+        }
     }
 
     pub(super) fn first_token(&mut self, policy: &mut impl Policy, key: RequestKey) {

@@ -50,6 +50,15 @@ pub struct State {
     ledger: Ledger,
 }
 
+/// What a progress event told that was not known before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Where the request is.
+    pub instance: InstanceId,
+    /// Whether it is the first the router hears of its start.
+    pub started: bool,
+}
+
 /// A request in flight on an instance.
 #[derive(Clone, Copy, Debug)]
 pub struct Resident<'a> {
@@ -223,13 +232,7 @@ impl State {
     }
 
     /// A request has produced `tokens` so far. Fewer than known before change nothing: events may overtake each other.
-    /// Returns the instance when that is the first the router hears of its start.
-    pub(crate) fn progress(
-        &mut self,
-        key: RequestKey,
-        tokens: u32,
-        now: Picos,
-    ) -> Result<Option<InstanceId>> {
+    pub(crate) fn progress(&mut self, key: RequestKey, tokens: u32, now: Picos) -> Result<Option<News>> {
         self.ledger.get(key)?;
         let Some((request, lease)) = self.ledger.lease_mut(key.slot) else {
             return Err(not_dispatched("progress", key));
@@ -244,20 +247,22 @@ impl State {
         if !lease.started && tokens > 0 {
             let started = self.first_token(key, None, now)?;
             self.progress(key, tokens, now)?;
-            return Ok(started);
+            return Ok(started.map(|instance| News { instance, started: true }));
         }
         let instance = &mut self.instances[lease.instance.index()];
-        set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)?;
-        Ok(None)
+        let more = set_produced(instance, request, lease, tokens, self.options.progress_tokens, now)?;
+        Ok(more.then_some(News { instance: instance.id, started: false }))
     }
 
     /// Takes over, for every request on an instance, what its progress events would have told: `produced` gives the
     /// tokens of the request with the caller's number, of which whole multiples of the reporting cadence are known.
+    /// `told` hears of each request that has produced more than was known, and how many.
     pub(crate) fn pull_progress(
         &mut self,
         id: InstanceId,
         now: Picos,
         mut produced: impl FnMut(u64) -> u32,
+        mut told: impl FnMut(&Request, u32),
     ) -> Result<()> {
         let cadence = self.options.progress_tokens;
         let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
@@ -265,8 +270,8 @@ impl State {
             let slot = instance.slots[position];
             let Some((request, lease)) = self.ledger.lease_mut(slot) else { continue };
             let tokens = produced(request.id) / cadence * cadence;
-            if lease.started {
-                set_produced(instance, request, lease, tokens, cadence, now)?;
+            if lease.started && set_produced(instance, request, lease, tokens, cadence, now)? {
+                told(request, tokens);
             }
         }
         Ok(())
@@ -387,7 +392,8 @@ impl State {
     }
 }
 
-/// Sets what a started request is known to have produced, and brings the sums and the twin in line.
+/// Sets what a started request is known to have produced, and brings the sums and the twin in line. Returns whether it is
+/// more than was known.
 fn set_produced(
     instance: &mut InstanceState,
     request: &Request,
@@ -395,7 +401,7 @@ fn set_produced(
     tokens: u32,
     cadence: u32,
     now: Picos,
-) -> Result<()> {
+) -> Result<bool> {
     if let (Some(twin), Some(place)) = (&mut instance.twin, &mut lease.twin) {
         twin.advance(now)?;
         // At least what is known, and less than one more report's worth.
@@ -410,7 +416,7 @@ fn set_produced(
         }
     }
     if tokens <= lease.produced {
-        return Ok(());
+        return Ok(false);
     }
     let remaining = millitokens(request, tokens);
     let sums = &mut instance.sums;
@@ -418,7 +424,7 @@ fn set_produced(
     sums.remaining_millitokens = sums.remaining_millitokens - lease.remaining_millitokens + remaining;
     lease.produced = tokens;
     lease.remaining_millitokens = remaining;
-    Ok(())
+    Ok(true)
 }
 
 /// Expected output still to come after `produced` tokens, in thousandths of a token.

@@ -34,7 +34,7 @@ struct Entry {
     older: u32,
 }
 
-/// Least-recently-used set of block hashes, as many as the instance has KV blocks.
+/// Least-recently-used set of block hashes: of an instance, as many as it has KV blocks.
 #[derive(Clone, Debug)]
 pub struct PrefixIndex {
     map: HashMap<u64, u32, BuildHasherDefault<BlockHasher>>,
@@ -46,7 +46,7 @@ pub struct PrefixIndex {
 
 impl PrefixIndex {
     /// An empty index for `capacity` blocks, at least one.
-    pub(super) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(capacity: u32) -> Self {
         Self {
             map: HashMap::default(),
             entries: Vec::new(),
@@ -63,7 +63,7 @@ impl PrefixIndex {
     }
 
     /// Notes that a request with these blocks went to the instance. Its first blocks are the last to be forgotten.
-    pub(super) fn touch(&mut self, blocks: &[u64]) {
+    pub(crate) fn touch(&mut self, blocks: &[u64]) {
         for &hash in blocks.iter().rev() {
             let slot = if let Some(&slot) = self.map.get(&hash) {
                 self.unlink(slot);

@@ -11,15 +11,42 @@ use irouter_core::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use serde_json::Value;
 
-/// Every policy with its defaults, and settings that take other paths.
+/// Every policy with its defaults and equalised, and settings that take other paths.
 fn specs() -> Vec<PolicySpec> {
     let names = registry().iter().map(|entry| entry.name.to_owned());
     let queued = registry().iter().map(|entry| format!("queued-shortest:{}", entry.name));
     let mut specs: Vec<_> = names.chain(queued).map(PolicySpec::named).collect();
+    for entry in registry() {
+        let options = entry.equalised_options().as_object().unwrap().clone();
+        if !options.is_empty() {
+            let plain = PolicySpec::named(entry.name);
+            specs.push(
+                options.into_iter().fold(plain, |spec, (option, value)| spec.with_option(option, value)),
+            );
+        }
+    }
     specs.extend([
+        PolicySpec::named("aibrix_prefix")
+            .with_option("imbalance_requests", 0)
+            .with_option("max_blocks", 64)
+            .with_option("idle_minutes", 0.01),
+        PolicySpec::named("cache_aware")
+            .with_option("balance_abs_threshold", 1)
+            .with_option("max_tree_blocks", 64),
+        PolicySpec::named("cache_aware_smg")
+            .with_option("balance_abs_threshold", 0)
+            .with_option("balance_rel_threshold", 1.0)
+            .with_option("max_tree_blocks", 64),
         PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0),
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),
+        PolicySpec::named("dynamo_kv_osl").with_option("expected_output", "max_tokens"),
+        PolicySpec::named("litellm_latency")
+            .with_option("measure", "first_token")
+            .with_option("memory_seconds", 1.0),
+        PolicySpec::named("litellm_least_busy").with_option("count_seconds", Value::Null),
+        PolicySpec::named("litellm_least_busy").with_option("count_seconds", 1.0),
         // So that a handful of completions train it.
         PolicySpec::named("llmd_predicted_latency")
             .with_option("first_training", 10)
@@ -34,6 +61,13 @@ fn specs() -> Vec<PolicySpec> {
             .with_option("ttft_slo_seconds", 1.0)
             .with_option("tpot_slo_seconds", 0.1),
         PolicySpec::named("llmd_token_load").with_option("output_estimate", "buckets"),
+        PolicySpec::named("llumnix").with_option("metric", "kv_blocks_ratio").with_option("top_k", 2),
+        PolicySpec::named("prefix_hash").with_option("balance_abs_threshold", 0),
+        PolicySpec::named("production_stack_load").with_option("window_seconds", 0.5),
+        PolicySpec::named("ray_prefix_affinity").with_option("queue_cache_seconds", 0.0),
+        PolicySpec::named("ray_prefix_affinity")
+            .with_option("imbalance_threshold", 0)
+            .with_option("queue_cache_seconds", 1.0),
         PolicySpec::named("smg_least_load").with_option("exact_tokens", false),
     ]);
     specs
@@ -206,8 +240,13 @@ impl Host {
                 }
             }
             Step::Report(on, queued_prefill_tokens, kv_usage) => {
-                let report =
-                    EngineReport { at: self.now, queued_prefill_tokens, kv_usage, ..Default::default() };
+                let report = EngineReport {
+                    at: self.now,
+                    waiting: u32::try_from(queued_prefill_tokens / 1000).unwrap_or(u32::MAX),
+                    running: u32::try_from(queued_prefill_tokens % 100).unwrap(),
+                    kv_usage,
+                    queued_prefill_tokens,
+                };
                 self.observe(Event::EngineReport { instance: InstanceId(on), report });
             }
             Step::Drain(instance) => drop(self.observe(Event::Draining { instance: InstanceId(instance) })),

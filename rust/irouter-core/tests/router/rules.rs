@@ -1,7 +1,9 @@
 //! The rules of holding, failing and refusing.
 
+use std::sync::mpsc::{Sender, channel};
+
 use crate::support::{Fewest, Holder, engine, request, router};
-use irouter_core::policy::{ClusterView, Needs, Policy, QueueView, Verdict};
+use irouter_core::policy::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 use irouter_core::{
     Error, Event, InstanceId, OnFailure, Outcome, Picos, Request, RequestKey, Result, Router, RouterConfig,
 };
@@ -164,4 +166,68 @@ fn an_instance_that_leaves_returns_its_requests_and_comes_back_clean() {
     router.observe(Event::Joined { instance: InstanceId(0), config }, seconds(2)).unwrap();
     let instance = &router.state().instances()[0];
     assert_eq!((instance.generation(), instance.in_flight(), instance.context_tokens()), (1, 0, 0));
+}
+
+/// Passes on what it hears.
+struct Listener(Sender<String>);
+
+impl Listener {
+    fn hears(&self, what: String) {
+        self.0.send(what).unwrap();
+    }
+}
+
+impl Policy for Listener {
+    fn needs(&self) -> Needs {
+        Needs { counts: true, progress: true, ..Needs::default() }
+    }
+
+    fn place(&mut self, view: &ClusterView<'_>, _request: &Request) -> Result<InstanceId> {
+        view.lowest(|_| 0.0)
+    }
+
+    fn dispatched(&mut self, request: &Request, _instance: InstanceId, _now: Picos) {
+        self.hears(format!("{} dispatched", request.id));
+    }
+
+    fn first_token(&mut self, request: &Request, _instance: InstanceId, _now: Picos) {
+        self.hears(format!("{} started", request.id));
+    }
+
+    fn progressed(&mut self, request: &Request, _instance: InstanceId, tokens: u32) {
+        self.hears(format!("{} at {tokens}", request.id));
+    }
+
+    fn released(&mut self, request: &Request, _instance: InstanceId, end: End) {
+        self.hears(format!("{} ended at {}", request.id, end.tokens));
+    }
+}
+
+#[test]
+fn a_policy_hears_once_of_each_start_progress_and_end() {
+    let (sender, heard) = channel();
+    let mut router = router(Listener(sender), RouterConfig::default(), 1);
+    let keys = [1, 2].map(|id| router.submit(request(id, Picos::ZERO, 100, 10), Picos::ZERO).unwrap());
+    for _ in keys {
+        router.decide(Picos::ZERO).unwrap();
+    }
+    let [first, second] = keys;
+    for tokens in [16, 16, 8, 40] {
+        router.observe(Event::Progress { request: first, tokens }, seconds(1)).unwrap();
+    }
+    router.observe(Event::FirstToken { request: second, cached_tokens: None }, seconds(2)).unwrap();
+    router.observe(Event::Progress { request: second, tokens: 16 }, seconds(2)).unwrap();
+    router.observe(Event::Finished { request: first, tokens: Some(50) }, seconds(3)).unwrap();
+    drop(router);
+    let expected = [
+        "1 dispatched",
+        "2 dispatched",
+        "1 started",
+        "1 at 16",
+        "1 at 40",
+        "2 started",
+        "2 at 16",
+        "1 ended at 50",
+    ];
+    assert_eq!(heard.iter().collect::<Vec<_>>(), expected);
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use irouter_core::hash::mix;
+
 use crate::error::{Result, SimError};
 
 /// Prefix hashes of all requests, one after the other.
@@ -89,14 +91,6 @@ impl PrefixColumn {
         }
         Self { hash_block_tokens: self.hash_block_tokens, offsets, hashes }
     }
-}
-
-/// A number that depends on all bits of both (the finaliser of `SplitMix64`).
-pub(crate) fn mix(left: u64, right: u64) -> u64 {
-    let mut bits = left ^ right.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use irouter_core::Picos;
+use irouter_core::hash::mix;
 use rand_chacha::ChaCha8Rng;
 
-use super::prefix::mix;
 use super::{Workload, WorkloadColumns};
 use crate::error::{Result, SimError};
 use crate::random::{Purpose, generator, index_below, uniform};

@@ -1,18 +1,16 @@
 //! `dynamo_kv`: the cost of NVIDIA Dynamo's KV router.
 
-use std::hash::BuildHasherDefault;
-
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
-use crate::state::{BlockHasher, InstanceState};
+use crate::state::InstanceState;
 
+use super::active_blocks::ActiveBlocks;
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{PerInstance, uncached_tokens};
-use crate::policy::registry::Configurable;
+use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 use crate::time::Picos;
 
@@ -70,53 +68,28 @@ impl Default for DynamoKvOptions {
     }
 }
 
-/// Prompt blocks of the requests in flight on an instance.
-#[derive(Clone, Debug, Default)]
-struct ActiveBlocks {
-    /// How many requests use each block with a hash.
-    hashed: HashMap<u64, u32, BuildHasherDefault<BlockHasher>>,
-    /// Prompt tokens of requests without hashes.
-    private_tokens: u64,
-}
-
-impl ActiveBlocks {
-    fn add(&mut self, request: &Request) {
-        match &request.prompt_blocks {
-            Some(blocks) => blocks.iter().for_each(|&block| *self.hashed.entry(block).or_insert(0) += 1),
-            None => self.private_tokens += u64::from(request.prompt_tokens),
-        }
-    }
-
-    fn remove(&mut self, request: &Request) {
-        let Some(blocks) = &request.prompt_blocks else {
-            self.private_tokens = self.private_tokens.saturating_sub(u64::from(request.prompt_tokens));
-            return;
-        };
-        for block in blocks.iter() {
-            if let Some(users) = self.hashed.get_mut(block) {
-                *users -= 1;
-                if *users == 0 {
-                    self.hashed.remove(block);
-                }
-            }
-        }
-    }
-
-    /// Blocks in use if the request came too.
-    fn with(&self, request: &Request, block_tokens: f64) -> f64 {
-        let (new_blocks, new_tokens) = match &request.prompt_blocks {
-            // A block covers its whole prefix: once one is new, all that follow are.
-            Some(blocks) => {
-                let shared = blocks.iter().take_while(|block| self.hashed.contains_key(*block)).count();
-                (blocks.len() - shared, 0)
-            }
-            None => (0, u64::from(request.prompt_tokens)),
-        };
-        (self.hashed.len() + new_blocks) as f64 + (self.private_tokens + new_tokens) as f64 / block_tokens
-    }
-}
+/// Constants that a search may set, of every rule with this cost.
+pub(super) const COST_TUNABLE: &[Tunable] = &[
+    Tunable { option: "overlap_score_credit", low: 0.0, high: 1.0, scale: Scale::Linear },
+    Tunable { option: "overlap_score_credit_decay", low: 0.0, high: 4.0, scale: Scale::Linear },
+    Tunable { option: "prefill_load_scale", low: 0.05, high: 20.0, scale: Scale::Logarithmic },
+    Tunable { option: "active_request_weight", low: 0.0, high: 64.0, scale: Scale::Linear },
+    Tunable { option: "temperature", low: 0.0, high: 1.0, scale: Scale::Linear },
+];
 
 impl DynamoKv {
+    /// A request in flight has produced `tokens` so far, of `expected` if that is known.
+    pub(super) fn grown(
+        &mut self,
+        request: &Request,
+        instance: InstanceId,
+        tokens: u32,
+        block_tokens: u32,
+        expected: Option<f64>,
+    ) {
+        self.active.entry(instance).grow(request, tokens, block_tokens, expected);
+    }
+
     /// Cost in blocks; `least_queued` is the fewest queued prompt tokens of a ready instance.
     fn cost(&self, instance: &InstanceState, request: &Request, least_queued: u64) -> f64 {
         let options = &self.options;
@@ -149,6 +122,8 @@ fn soft_lowest(costs: &[f64], temperature: f64, draws: &mut Draws) -> usize {
 
 impl Configurable for DynamoKv {
     type Options = DynamoKvOptions;
+
+    const TUNABLE: &'static [Tunable] = COST_TUNABLE;
 
     fn new(options: DynamoKvOptions, seed: u64) -> Result<Self> {
         let DynamoKvOptions { overlap_score_credit: credit, overlap_score_credit_decay, .. } = options;
@@ -183,8 +158,7 @@ impl Policy for DynamoKv {
             let index = soft_lowest(&costs, self.options.temperature, &mut self.draws);
             return view.ready().nth(index).map(InstanceState::id).ok_or_else(|| view.no_instance());
         }
-        let mut costs = costs.into_iter();
-        self.draws.lowest(view, |_| costs.next().unwrap_or(f64::INFINITY))
+        self.draws.lowest_cost(view, costs)
     }
 
     fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {

@@ -10,7 +10,7 @@ use crate::state::InstanceState;
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{TokenTally, expected_output_tokens, uncached_tokens};
 use crate::policy::peers::affinity::{AffinityFilter, cached_share};
-use crate::policy::registry::Configurable;
+use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 use crate::time::Picos;
 
@@ -132,6 +132,12 @@ impl LlmdTokenLoad {
 
 impl Configurable for LlmdTokenLoad {
     type Options = LlmdTokenLoadOptions;
+
+    const EQUALISED: &'static str = r#"{"output_estimate": "predicted"}"#;
+    const TUNABLE: &'static [Tunable] = &[
+        Tunable { option: "affinity_threshold", low: 0.05, high: 1.0, scale: Scale::Linear },
+        Tunable { option: "max_ttft_penalty_seconds", low: 0.05, high: 60.0, scale: Scale::Logarithmic },
+    ];
 
     fn new(options: LlmdTokenLoadOptions, seed: u64) -> Result<Self> {
         options.affinity().validate("affinity_threshold")?;

@@ -9,7 +9,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
-use crate::policy::registry::Configurable;
+use super::load::Source;
+use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's least load, as of `smg` 1.13 (B7 of the peers' list).
@@ -29,10 +30,12 @@ use crate::policy::{ClusterView, Needs, Policy};
 /// A report older than three intervals counts as none. An instance without one, while others report, costs
 /// `requests in flight x mean_prompt_tokens / throughput`. When none reports, fewest requests in flight. Output lengths
 /// and cached prefixes are not known to it. Ties go to the lowest number, as in SMG.
+///
+/// With `own_events`, `Q` and `k` are the router's own counts of the requests in flight, and `F` is part of `Q`.
 #[derive(Clone, Debug)]
 pub(crate) struct SmgLeastLoad {
     options: SmgLeastLoadOptions,
-    interval: Picos,
+    source: Source,
 }
 
 /// Constants of [`SmgLeastLoad`].
@@ -49,6 +52,8 @@ pub(crate) struct SmgLeastLoadOptions {
     pub report_seconds: f64,
     /// Whether the tokens of dispatched prompts are known: true.
     pub exact_tokens: bool,
+    /// Whether the router's own counts take the place of reports: false.
+    pub own_events: bool,
 }
 
 impl Default for SmgLeastLoadOptions {
@@ -59,6 +64,7 @@ impl Default for SmgLeastLoadOptions {
             mean_prompt_tokens: 1024,
             report_seconds: 10.0,
             exact_tokens: true,
+            own_events: false,
         }
     }
 }
@@ -68,33 +74,53 @@ const MOST_KV_USAGE: f64 = 0.999;
 /// Report intervals after which a report counts as none.
 const STALE_INTERVALS: i64 = 3;
 
+/// Constants that a search may set, of every rule with this score.
+pub(super) const SCORE_TUNABLE: &[Tunable] = &[
+    Tunable { option: "kv_pressure_seconds", low: 0.001, high: 10.0, scale: Scale::Logarithmic },
+    Tunable { option: "throughput", low: 200.0, high: 200_000.0, scale: Scale::Logarithmic },
+];
+
 impl SmgLeastLoad {
-    /// The last report, unless it is too old.
+    /// The last report, unless it is too old; none by own events.
     fn fresh<'a>(&self, instance: &'a InstanceState, now: Picos) -> Option<&'a EngineReport> {
-        let horizon = self.interval.0.saturating_mul(STALE_INTERVALS);
+        let Source::Reports(interval) = self.source else { return None };
+        let horizon = interval.0.saturating_mul(STALE_INTERVALS);
         instance.report().filter(|report| now.0.saturating_sub(report.at.0) <= horizon)
     }
 
     fn seconds(&self, instance: &InstanceState, now: Picos) -> f64 {
         let SmgLeastLoadOptions { kv_pressure_seconds, throughput, mean_prompt_tokens, .. } = self.options;
         let mean = f64::from(mean_prompt_tokens);
-        let Some(report) = self.fresh(instance, now) else {
-            return f64::from(instance.in_flight()) * mean / throughput;
+        let unseen = match self.source {
+            Source::OwnEvents => 0.0,
+            Source::Reports(_) if self.fresh(instance, now).is_none() => {
+                return f64::from(instance.in_flight()) * mean / throughput;
+            }
+            Source::Reports(_) if self.options.exact_tokens => instance.since_report().prompt_tokens as f64,
+            Source::Reports(_) => f64::from(instance.since_report().requests) * mean,
         };
-        let since = instance.since_report();
-        let dispatched = if self.options.exact_tokens {
-            since.prompt_tokens as f64
-        } else {
-            f64::from(since.requests) * mean
-        };
-        let usage = report.kv_usage.clamp(0.0, MOST_KV_USAGE);
-        (report.queued_prefill_tokens as f64 + dispatched) / throughput
+        let load = self.source.load(instance);
+        let usage = load.kv_usage.clamp(0.0, MOST_KV_USAGE);
+        (load.queued_prefill_tokens as f64 + unseen) / throughput
             + kv_pressure_seconds * usage / (1.0 - usage)
+    }
+
+    /// The cost by which instances are compared at this time: seconds, or requests when none has reported lately.
+    pub(super) fn cost(&self, view: &ClusterView<'_>) -> impl Fn(&InstanceState) -> f64 {
+        let now = view.now;
+        let blind = matches!(self.source, Source::Reports(_))
+            && !view.ready().any(|instance| self.fresh(instance, now).is_some());
+        move |instance| {
+            if blind { f64::from(instance.in_flight()) } else { self.seconds(instance, now) }
+        }
     }
 }
 
 impl Configurable for SmgLeastLoad {
     type Options = SmgLeastLoadOptions;
+
+    const EQUALISED: &'static str = r#"{"own_events": true}"#;
+    const TUNABLE: &'static [Tunable] = SCORE_TUNABLE;
 
     fn new(options: SmgLeastLoadOptions, _seed: u64) -> Result<Self> {
         if !(options.kv_pressure_seconds.is_finite() && options.kv_pressure_seconds >= 0.0) {
@@ -103,25 +129,18 @@ impl Configurable for SmgLeastLoad {
         if !(options.throughput.is_finite() && options.throughput > 0.0) {
             return Err(Error::field("throughput", options.throughput, "a positive number"));
         }
-        let interval = Picos::from_seconds(options.report_seconds).filter(|interval| *interval > Picos::ZERO);
-        let interval = interval.ok_or_else(|| {
-            Error::field("report_seconds", options.report_seconds, "a positive number of seconds")
-        })?;
-        Ok(Self { options, interval })
+        let source = Source::new(options.own_events, options.report_seconds)?;
+        Ok(Self { options, source })
     }
 }
 
 impl Policy for SmgLeastLoad {
     fn needs(&self) -> Needs {
-        Needs { counts: true, reports: Some(self.interval), ..Needs::default() }
+        self.source.needs()
     }
 
     fn place(&mut self, view: &ClusterView<'_>, _request: &Request) -> Result<InstanceId> {
-        if view.ready().any(|instance| self.fresh(instance, view.now).is_some()) {
-            view.lowest(|instance| self.seconds(instance, view.now))
-        } else {
-            view.lowest(|instance| f64::from(instance.in_flight()))
-        }
+        view.lowest(self.cost(view))
     }
 }
 
@@ -172,6 +191,19 @@ mod tests {
         assert_eq!(cluster.place(&mut policy, &request(1, 1)), 0);
         cluster.set_now(41.5);
         assert_eq!(cluster.place(&mut policy, &request(1, 1)), 1, "after three intervals the fleet is cold");
+    }
+
+    #[test]
+    fn own_events_take_the_place_of_the_report() {
+        let mut policy = policy(SmgLeastLoadOptions { own_events: true, ..Default::default() });
+        let mut cluster = Cluster::new(policy.needs(), 1);
+        cluster.report(0, report(10.0, 9000, 0.5));
+        let quarter = Cluster::CAPACITY_TOKENS / 4;
+        let started = cluster.dispatch(&mut policy, request(quarter - 1, 10), 0);
+        cluster.first_token(&mut policy, started);
+        cluster.dispatch(&mut policy, request(quarter, 10), 0);
+        let expected = f64::from(quarter) / 2000.0 + 0.15;
+        assert!((policy.seconds(cluster.instance(0), at(12.0)) - expected).abs() < 1e-12);
     }
 
     #[test]
