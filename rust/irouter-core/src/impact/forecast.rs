@@ -1,17 +1,26 @@
 //! Forecast curves: what an instance will hold at future decode steps, in expectation and spread.
 
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use crate::request::Request;
 use crate::state::{InstanceState, Resident};
 
 /// Future decode steps at which a forecast is taken: close together where much changes.
-pub const GRID: [u32; 20] =
-    [0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048, 4096];
+pub const GRID: [u32; 24] = [
+    0, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536,
+    2048, 4096,
+];
 const POINTS: usize = GRID.len();
+
+/// -zeta(1/2) / sqrt(2 pi).
+const CONTINUITY: f64 = 0.5826;
 
 /// Residents and KV cache of an instance over the coming decode steps, from predicted length distributions.
 ///
 /// ```text
-/// D(t) = sum of S_i(t)        K(t) = sum of c_i(t) S_i(t)        V(t) = sum of c_i(t)^2 S_i(t) (1 - S_i(t))
+/// D(t) = sum of S_i(t)                              expected residents
+/// K(t) = sum of c_i(t) S_i(t)                       expected tokens
+/// C(s, t) = sum of c_i(s) c_i(t) S_i(t) (1 - S_i(s))    their covariance, s <= t
 /// ```
 ///
 /// * `S_i(t)`: probability that request `i` is still there after `t` more decode steps, given what it has produced; 0 from
@@ -27,6 +36,8 @@ pub struct Forecast {
     residents: [f64; POINTS],
     tokens: [f64; POINTS],
     variance: [f64; POINTS],
+    /// Of the tokens at each point and the one before.
+    covariance: [f64; POINTS],
     /// Tokens that a request holds beyond its context, on average: half a block.
     slack_tokens: f64,
 }
@@ -39,6 +50,7 @@ impl Forecast {
             residents: [0.0; POINTS],
             tokens: [0.0; POINTS],
             variance: [0.0; POINTS],
+            covariance: [0.0; POINTS],
             slack_tokens: 0.5 * (block_tokens - 1.0),
         };
         let mut waiting = Vec::new();
@@ -78,20 +90,48 @@ impl Forecast {
         &self.tokens
     }
 
-    /// The largest probability, over the steps of [`GRID`], that the requests hold more than `capacity_tokens`: a normal
-    /// approximation, and of no step between those of the grid.
+    /// The probability that the requests at some step hold more than `capacity_tokens`, when nobody else comes.
+    ///
+    /// An approximation: tokens are taken as normal, and from one step of [`GRID`] to the next the distribution of the
+    /// tokens, given that there was no overflow so far, is taken as normal again with its own mean and variance. For what
+    /// happens between two steps the capacity is lowered by 0.5826 standard deviations of the change (Broadie, Glasserman
+    /// and Kou, "A continuity correction for discrete barrier options", 1997). The largest probability at any one step would be far too low: what overflows at different steps in
+    /// different futures adds up.
     pub fn overflow_probability(&self, capacity_tokens: f64) -> f64 {
-        let at = |(tokens, variance): (&f64, &f64)| {
+        let mut safe = 1.0;
+        // Mean and variance of the tokens at the point before, given no overflow up to it.
+        let (mut mean, mut variance) = (self.tokens[0], 0.0);
+        for point in 0..POINTS {
+            let mut between = 0.0;
+            if point > 0 {
+                let change = self.variance[point] + self.variance[point - 1] - 2.0 * self.covariance[point];
+                between = CONTINUITY * libm::sqrt(change.max(0.0));
+                let before = self.variance[point - 1];
+                let slope = if before > 0.0 { self.covariance[point] / before } else { 0.0 };
+                mean = self.tokens[point] + slope * (mean - self.tokens[point - 1]);
+                variance = self.variance[point] + slope * (slope * variance - self.covariance[point]);
+            }
             // Exact lengths have no spread.
-            let deviation = libm::sqrt(*variance).max(1e-9);
-            0.5 * libm::erfc((capacity_tokens - tokens) / deviation * std::f64::consts::FRAC_1_SQRT_2)
-        };
-        self.tokens.iter().zip(&self.variance).map(at).fold(0.0, f64::max)
+            let deviation = libm::sqrt(variance.max(1e-18));
+            let limit = (capacity_tokens - between - mean) / deviation;
+            let below = 0.5 * libm::erfc(-limit * FRAC_1_SQRT_2);
+            safe *= below;
+            if safe < 1e-12 {
+                return 1.0;
+            }
+            // The normal distribution cut off at the limit.
+            let density = libm::exp(-0.5 * limit * limit) * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI * 0.5 / below;
+            mean -= density * deviation;
+            variance *= (1.0 - density * (limit + density)).max(0.0);
+        }
+        1.0 - safe
     }
 
     /// Adds a request that has produced `produced` tokens and is there from step `GRID[start]` on.
     fn add(&mut self, request: &Request, produced: u32, start: usize) {
         let context = f64::from(request.prompt_tokens) + f64::from(produced) + self.slack_tokens;
+        // At the point before: the tokens held, if there, and the probability of not being there.
+        let (mut before, mut gone) = (0.0, 0.0);
         for (point, &step) in GRID.iter().enumerate().skip(start) {
             let steps = step - GRID[start];
             let there = request.predicted.outlasts(produced, steps, request.max_tokens);
@@ -102,6 +142,8 @@ impl Forecast {
             self.residents[point] += there;
             self.tokens[point] += held * there;
             self.variance[point] += held * held * there * (1.0 - there);
+            self.covariance[point] += before * held * there * gone;
+            (before, gone) = (held, 1.0 - there);
         }
     }
 
