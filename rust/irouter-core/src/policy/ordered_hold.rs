@@ -51,7 +51,7 @@ impl Room for LikelyRoom {
 pub(crate) struct OrderedHoldOptions {
     /// Requests that may wait in an engine's own queue for a batch slot: 2.
     pub lookahead_requests: u32,
-    /// Probability of a KV overflow up to which an instance has room: 0.05.
+    /// Probability of a KV overflow up to which an instance has room: 0.2.
     pub overflow_probability: f64,
     /// Seconds of predicted work that a second of waiting makes up for: 0.005.
     pub ageing: f64,
@@ -59,7 +59,7 @@ pub(crate) struct OrderedHoldOptions {
 
 impl Default for OrderedHoldOptions {
     fn default() -> Self {
-        Self { lookahead_requests: 2, overflow_probability: 0.05, ageing: 0.005 }
+        Self { lookahead_requests: 2, overflow_probability: 0.2, ageing: 0.005 }
     }
 }
 
@@ -82,5 +82,54 @@ impl Configurable for Central<ShortestFirst, LikelyRoom> {
         let rule: Box<dyn Policy> = Box::new(LeastWork::new(NoOptions {}, seed)?);
         let room = LikelyRoom { lookahead_requests, overflow_probability };
         Ok(Self::around(rule, ShortestFirst::new(ageing)?, room))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::length::{LEVELS, LengthDistribution};
+    use crate::policy::testing::{Cluster, at, request};
+
+    fn policy(options: OrderedHoldOptions) -> Central<ShortestFirst, LikelyRoom> {
+        Central::<ShortestFirst, LikelyRoom>::new(options, 0).unwrap()
+    }
+
+    #[test]
+    fn the_less_certain_the_lengths_the_more_is_kept_free() {
+        // Of 16,384 tokens two requests of 4,000 and about 2,500 take 13,000; a third has 3,384 left.
+        let certain = request(4000, 2500);
+        let quantiles = LEVELS.map(|level| 5000.0 * level);
+        let vague = Request {
+            predicted: Arc::new(LengthDistribution::from_quantiles(&quantiles).unwrap()),
+            ..certain.clone()
+        };
+        let held = |like: &Request, prompt_tokens: u32| {
+            let mut policy = policy(OrderedHoldOptions { overflow_probability: 0.1, ..Default::default() });
+            let mut cluster = Cluster::new(policy.needs(), 1);
+            cluster.dispatch(&mut policy, like.clone(), 0);
+            cluster.dispatch(&mut policy, like.clone(), 0);
+            cluster.wait(&mut policy, request(prompt_tokens, 10));
+            cluster.decide(&mut policy, at(0.0)).0.is_none()
+        };
+        assert_eq!([3000, 9000].map(|prompt_tokens| held(&certain, prompt_tokens)), [false, true]);
+        assert_eq!([3000, 9000].map(|prompt_tokens| held(&vague, prompt_tokens)), [true, true]);
+    }
+
+    #[test]
+    fn an_idle_instance_takes_whatever_can_run() {
+        let mut policy = policy(OrderedHoldOptions { overflow_probability: 0.0, ..Default::default() });
+        let mut cluster = Cluster::new(policy.needs(), 1);
+        cluster.wait(&mut policy, request(Cluster::CAPACITY_TOKENS - 1, 8000));
+        assert_eq!(cluster.decide(&mut policy, at(0.0)).0, Some(0));
+    }
+
+    #[test]
+    fn bad_constants_are_named() {
+        let options = OrderedHoldOptions { overflow_probability: 1.5, ..Default::default() };
+        let error = Central::<ShortestFirst, LikelyRoom>::new(options, 0).err().unwrap();
+        assert!(error.to_string().contains("overflow_probability"), "{error}");
     }
 }
