@@ -107,7 +107,7 @@ mod tests {
             ..certain.clone()
         };
         let held = |like: &Request, prompt_tokens: u32| {
-            let mut policy = policy(OrderedHoldOptions { overflow_probability: 0.1, ..Default::default() });
+            let mut policy = policy(OrderedHoldOptions { overflow_probability: 0.01, ..Default::default() });
             let mut cluster = Cluster::new(policy.needs(), 1);
             cluster.dispatch(&mut policy, like.clone(), 0);
             cluster.dispatch(&mut policy, like.clone(), 0);
