@@ -134,11 +134,13 @@ impl SmgScore {
             let horizon = interval.0.saturating_mul(STALE_INTERVALS);
             instance.report().filter(|report| now.0.saturating_sub(report.at.0) <= horizon)?;
             let since = instance.since_report();
-            requests += instance.in_flight().saturating_sub(load.waiting + load.running + since.requests);
+            // A report may claim any number of requests.
+            let seen = load.waiting.saturating_add(load.running).saturating_add(since.requests);
+            requests = requests.saturating_add(instance.in_flight().saturating_sub(seen));
             if exact_tokens {
-                tokens += since.prompt_tokens;
+                tokens = tokens.saturating_add(since.prompt_tokens);
             } else {
-                requests += since.requests;
+                requests = requests.saturating_add(since.requests);
             }
         }
         let usage = load.kv_usage.clamp(0.0, MOST_KV_USAGE);
