@@ -82,6 +82,24 @@ def test_a_sweep_has_a_point_per_load_and_more_load_means_more_latency() -> None
     assert low < high
 
 
+@pytest.mark.parametrize(
+    "disturbed",
+    [{}, {"aborts": {"share": 0.2}}, {"crashes": [{"instance": 0, "at_s": 2.0, "down_s": 3.0}]}],
+    ids=["undisturbed", "aborts", "crash"],
+)
+def test_a_run_is_the_same_whether_its_queues_are_read_on_the_way_or_not(disturbed: Any) -> None:
+    # They are read on the first seed only.
+    policies = ["round_robin", "smg_least_load", "least_work", "queued:lmetric"]
+    common = {"policies": policies, "requests": 300, "load": 1.1, "conditions": "headline", **disturbed}
+    both, second = (quick(**common, seeds=2), quick(**common, first_seed=1))
+    read, unread = (
+        {run["policy"]: run["summary"] for run in comparison.main.results["runs"] if run["seed"] == 1}
+        for comparison in (second, both)
+    )
+    assert len(read) == len(policies)
+    assert read == unread
+
+
 def test_the_trace_of_a_comparison_may_be_read_before() -> None:
     trace = irouter.Trace(
         name="mine",

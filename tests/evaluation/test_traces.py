@@ -225,3 +225,19 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IrouterError, match=r"^no file .*nowhere\.csv$"):
         read_trace(tmp_path / "nowhere.csv")
+
+
+def test_the_part_of_a_trace_since_a_time_begins_at_zero_and_keeps_its_prefixes(tmp_path: Path) -> None:
+    rows = [
+        '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}',
+        '{"timestamp": 3000, "input_length": 500, "output_length": 6, "hash_ids": [7]}',
+        '{"timestamp": 4000, "input_length": 700, "output_length": 7, "hash_ids": [7, 8]}',
+    ]
+    trace = read(tmp_path, "mooncake.jsonl", "\n".join(rows)).since(3.0)
+    assert columns(trace) == ([0.0, 1.0], [500, 700], [6, 7])
+    assert trace.block_offsets is not None
+    assert trace.block_hashes is not None
+    assert (trace.block_offsets.tolist(), trace.block_hashes.tolist()) == ([0, 1, 3], [7, 7, 8])
+    assert len(trace.workload()) == 2
+    with pytest.raises(IrouterError, match=r"^the trace `mooncake` has no request at or after 2 s$"):
+        trace.since(2.0)

@@ -7,6 +7,7 @@ import typer
 
 from irouter._core import IrouterError
 from irouter.calibration import calibrate_requests, calibrate_steps
+from irouter.cli import options
 from irouter.cli.console import err, out
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -62,9 +63,7 @@ def calibrate(
     if out_file.suffix != ".json":
         raise IrouterError(f"--out {out_file}: expected a file that ends in .json")
     html_file = html_file or out_file.with_suffix(".html")
-    for file in (out_file, html_file):
-        if not file.parent.is_dir():
-            raise IrouterError(f"no folder {file.parent} for {file.name}")
+    options.need_folders(out_file, html_file)
     with err.status("fitting"):
         if step_log is not None and request_log is None:
             fitted = calibrate_steps(step_log, template=profile, name=out_file.stem, form=form, seed=seed)

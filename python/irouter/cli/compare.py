@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from irouter import evaluation
-from irouter._core import IrouterError
 from irouter.cli import options, tables
 from irouter.cli.console import err, out, progress
 from irouter.evaluation.executors import cluster
@@ -84,9 +83,7 @@ def compare(
         router_profile=router_profile,
         sweep=options.loads(sweep),
     )
-    for file in (json_file, html_file):
-        if file is not None and not file.parent.is_dir():
-            raise IrouterError(f"no folder {file.parent} for {file.name}")
+    options.need_folders(json_file, html_file)
     read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
     with cluster(ray) as executor, progress("simulating") as report:
         comparison = evaluation.compare(

@@ -190,6 +190,17 @@ def settings(
     return result
 
 
+def need_folders(*files: Path | None) -> None:
+    """Raises before long work for a file that could not be written after it.
+
+    Raises:
+        IrouterError: Naming the folder that is missing.
+    """
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise IrouterError(f"no folder {file.parent} for {file.name}")
+
+
 def names(text: str | None) -> list[str] | None:
     """The parts of `a,b(option=1,other=2),...`: commas in parentheses do not part."""
     return None if text is None else [name for name in _COMMAS.split(text) if name.strip()]

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from irouter.evaluation.settings import Settings
     from irouter.evaluation.traces import Trace
 
-# The first load that is probed: the cluster's saturation, on one side of which every capacity lies.
-_FIRST_LOAD: Final = 1.0
+TARGET: Final = 0.99
+"""Share of the requests that must meet the SLO, unless another is asked for."""
+
+FIRST_LOAD: Final = 1.0
+"""The first load that is probed: the cluster's saturation, on one side of which every capacity lies."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Bisection:
         """The load to probe next."""
         if self.lowest_failed is not None:
             return (self.highest_passed + self.lowest_failed) / 2.0
-        return 2.0 * self.highest_passed if self.highest_passed else _FIRST_LOAD
+        return 2.0 * self.highest_passed if self.highest_passed else FIRST_LOAD
 
     def probed(self, load: float, *, passed: bool) -> None:
         """Takes in whether `load` passed."""
@@ -142,7 +145,7 @@ def capacity(
     *,
     windows: int = 5,
     probes: int = 7,
-    target: float = 0.99,
+    target: float = TARGET,
     trace: str | Path | Trace | None = None,
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -184,11 +187,20 @@ def capacity(
     for name in ("rate", "load", "clients", "sweep", "seeds"):
         if settings.get(name) is not None:
             raise IrouterError(f"`{name}` is given to a search for the arrival rate, expected it left out")
-    experiment = resolve(scenario, trace, {**settings, "seeds": windows, "load": _FIRST_LOAD})
-    return _Search(experiment, windows, probes, target).run(threads or os.cpu_count() or 1, progress)
+    experiment = resolve(scenario, trace, {**settings, "seeds": windows, "load": FIRST_LOAD})
+    workload = None if experiment.trace is None else experiment.trace.workload()
+    search = Search(experiment, windows, probes, target)
+    search.run(workload, threads or os.cpu_count() or 1, progress)
+    return Capacity(
+        experiment,
+        target,
+        search.saturation_rate,
+        capacities(search.probes, target, experiment.reference, search.saturation_rate),
+        search.first_results["predictor"],
+    )
 
 
-class _Search:
+class Search:
     """A bisection per policy and window, all of them probe by probe: policies at one load share its arrivals."""
 
     def __init__(self, experiment: Experiment, windows: int, probes: int, target: float) -> None:
@@ -199,11 +211,20 @@ class _Search:
         self.rounds = probes
         self.target = target
         self.searches = {(label, window): Bisection() for label in self.labels for window in self.windows}
-        self.probes: dict[tuple[str, int], list[Probe]] = {key: [] for key in self.searches}
+        self.probes: dict[str, list[list[Probe]]] = {
+            label: [[] for _ in self.windows] for label in self.labels
+        }
         self.first_results: Mapping[str, Any] = {}
 
-    def run(self, threads: int, progress: Callable[[int, int], None] | None) -> Capacity:
-        workload = None if self.experiment.trace is None else self.experiment.trace.workload()
+    @property
+    def saturation_rate(self) -> float:
+        """Requests per second at a load of 1."""
+        return float(self.first_results["workload"]["saturation_rate"])
+
+    def run(
+        self, workload: Workload | None, threads: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Makes every probe; `progress` is called as `progress(done, total)` after each round of some."""
         done, total = 0, self.rounds * len(self.searches)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             try:
@@ -226,7 +247,6 @@ class _Search:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return self._capacity()
 
     def _groups(self) -> dict[tuple[int, float], list[str]]:
         """The policies to probe next on each window at each load."""
@@ -252,52 +272,66 @@ class _Search:
         return results
 
     def _take(self, window: int, load: float, labels: Sequence[str], results: Mapping[str, Any]) -> int:
-        if (window, load) == (self.windows[0], _FIRST_LOAD):
+        if (window, load) == (self.windows[0], FIRST_LOAD):
             self.first_results = results
         for run in results["runs"]:
             key = (run["policy"], window)
             # Without any request to judge (all went away), nothing was met.
             goodput = run["summary"]["goodput"] or 0.0
             self.searches[key].probed(load, passed=goodput >= self.target)
-            self.probes[key].append(Probe(window, load, goodput))
+            self.probes[run["policy"]][window - self.windows[0]].append(Probe(window, load, goodput))
         return len(labels)
 
-    def _capacity(self) -> Capacity:
-        saturation = self.first_results["workload"]["saturation_rate"]
-        bootstrap = PairedBootstrap(len(self.windows))
-        loads = {
-            label: np.array([[self.searches[label, window].highest_passed] for window in self.windows])
-            for label in self.labels
-        }
-        against = loads[self.experiment.reference]
-        policies = {}
-        for label, column in loads.items():
-            draws, mean = bootstrap.means(column), column.mean(axis=0)
-            interval = bootstrap.interval(draws)[:, 0] * saturation
-            ratios = np.concatenate(
-                (
-                    ratio(mean, against.mean(axis=0)),
-                    bootstrap.interval(ratio(draws, bootstrap.means(against)))[:, 0],
-                )
+
+def capacities(
+    probes: Mapping[str, Sequence[Sequence[Probe]]], target: float, reference: str, saturation_rate: float
+) -> dict[str, PolicyCapacity]:
+    """The capacity of each policy.
+
+    Args:
+        probes: The probes of each policy, by window; every policy on the same windows.
+        target: Share of the requests that must meet the SLO.
+        reference: The policy that ratios are against.
+        saturation_rate: Requests per second at a load of 1.
+    """
+    loads = {
+        label: np.array([[_highest_passed(window, target)] for window in windows])
+        for label, windows in probes.items()
+    }
+    against = loads[reference]
+    bootstrap = PairedBootstrap(len(against))
+    found = {}
+    for label, column in loads.items():
+        draws, mean = bootstrap.means(column), column.mean(axis=0)
+        interval = bootstrap.interval(draws)[:, 0] * saturation_rate
+        ratios = np.concatenate(
+            (
+                ratio(mean, against.mean(axis=0)),
+                bootstrap.interval(ratio(draws, bootstrap.means(against)))[:, 0],
             )
-            probes = [probe for window in self.windows for probe in self.probes[label, window]]
-            at_capacity = [
-                probe.goodput
-                for probe in probes
-                if probe.load == self.searches[label, probe.window].highest_passed
-            ]
-            low, high = map(_number, interval)
-            value, below, above = map(_number, ratios)
-            policies[label] = PolicyCapacity(
-                rate=float(mean[0]) * saturation,
-                load=float(mean[0]),
-                goodput=float(np.mean(at_capacity)) if at_capacity else None,
-                ci95=(low, high),
-                ratio=(value, below, above),
-                windows=tuple(float(load) for load in column[:, 0]),
-                probes=tuple(probes),
-            )
-        return Capacity(self.experiment, self.target, saturation, policies, self.first_results["predictor"])
+        )
+        at_capacity = [
+            probe.goodput
+            for window, load in zip(probes[label], column[:, 0], strict=True)
+            for probe in window
+            if probe.load == load
+        ]
+        low, high = map(_number, interval)
+        value, below, above = map(_number, ratios)
+        found[label] = PolicyCapacity(
+            rate=float(mean[0]) * saturation_rate,
+            load=float(mean[0]),
+            goodput=float(np.mean(at_capacity)) if at_capacity else None,
+            ci95=(low, high),
+            ratio=(value, below, above),
+            windows=tuple(float(load) for load in column[:, 0]),
+            probes=tuple(probe for window in probes[label] for probe in window),
+        )
+    return found
+
+
+def _highest_passed(probes: Sequence[Probe], target: float) -> float:
+    return max((probe.load for probe in probes if probe.goodput >= target), default=0.0)
 
 
 def _number(value: float) -> float | None:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Figure = Any
 """A Plotly figure; the package ships no types."""
 
-_PALETTE: Final = (
+PALETTE: Final = (
     "#4269d0", "#e0803b", "#3a9d6e", "#d1495b", "#8c6bb1", "#00a3b4", "#b58900", "#c2529e", "#7a5c45", "#5b8c2a",
     "#1b6ca8", "#f0a35e", "#2a6f6b", "#a83232", "#5e4fa2", "#66c2d0", "#d4b106", "#e39ac4", "#a98467", "#9ab973",
 )  # fmt: skip
-_REFERENCE_COLOUR: Final = "#57606a"
+REFERENCE_COLOUR: Final = "#57606a"
 _GRID: Final = "#e6e8eb"
 _INK: Final = "#1f2328"
 _WHISKER: Final = "#8b949e"
@@ -45,8 +45,8 @@ class Styles:
         rank = {
             name: index for index, name in enumerate([*known, *(n for n in self.policies if n not in known)])
         }
-        self._colours = {name: _PALETTE[rank[name] % len(_PALETTE)] for name in self.policies}
-        self._colours[self.reference] = _REFERENCE_COLOUR
+        self._colours = {name: PALETTE[rank[name] % len(PALETTE)] for name in self.policies}
+        self._colours[self.reference] = REFERENCE_COLOUR
         others = [name for name in self.policies if name != self.reference]
         self._shown = {self.reference, *others[:_SHOWN]}
 
@@ -123,10 +123,10 @@ def gains(styles: Styles) -> Figure:
             row=1,
             col=column,
         )
-        figure.add_vline(x=0, line={"color": _REFERENCE_COLOUR, "width": 1}, row=1, col=column)
+        figure.add_vline(x=0, line={"color": REFERENCE_COLOUR, "width": 1}, row=1, col=column)
         figure.update_xaxes(ticksuffix=" %", nticks=5, row=1, col=column)
     figure.update_yaxes(categoryorder="array", categoryarray=rivals)
-    return _styled(figure, height=110 + 24 * len(rivals), left=150)
+    return styled(figure, height=110 + 24 * len(rivals), left=150)
 
 
 def _arms(ratios: Sequence[Sequence[float | None]], end: int) -> list[float]:
@@ -162,7 +162,7 @@ def distributions(styles: Styles, point: Point) -> Figure:
     figure.update_xaxes(type="log", title="seconds", dtick="D2")
     figure.update_yaxes(ticksuffix=" %", range=[0, 101])
     figure.update_yaxes(title="share of requests", col=1)
-    return _styled(figure, height=450, legend=True)
+    return styled(figure, height=450, legend=True)
 
 
 def mean_and_tail(styles: Styles) -> Figure:
@@ -189,14 +189,14 @@ def mean_and_tail(styles: Styles) -> Figure:
             )
         )
     for draw in (figure.add_vline, figure.add_hline):
-        draw(1, line={"color": _REFERENCE_COLOUR, "width": 1, "dash": "dot"})
+        draw(1, line={"color": REFERENCE_COLOUR, "width": 1, "dash": "dot"})
     if beyond:
         text = f"beyond these axes: {', '.join(beyond)}"
         corner = {"x": 1, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "right", "yanchor": "bottom"}
         figure.add_annotation(text=text, showarrow=False, **corner)
     figure.update_xaxes(title=f"mean E2E / {styles.reference}")
     figure.update_yaxes(title=f"P99 E2E / {styles.reference}")
-    return _styled(figure, height=480, legend=True)
+    return styled(figure, height=480, legend=True)
 
 
 def _whiskers(ratio: Sequence[float | None]) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def who_pays(styles: Styles) -> Figure:
         )
     figure.update_xaxes(title="quartile of output length")
     figure.update_yaxes(title=f"P99 E2E / {styles.reference}")
-    return _styled(figure, height=450, legend=True)
+    return styled(figure, height=450, legend=True)
 
 
 def occupancy(styles: Styles, point: Point) -> Figure:
@@ -262,7 +262,7 @@ def occupancy(styles: Styles, point: Point) -> Figure:
     for row in (2, 3):
         figure.update_yaxes(title="instance", dtick=_tick(len(samples[shown[0]]["kv_usage"])), row=row, col=1)
     figure.update_xaxes(title="seconds", row=3)
-    figure = _styled(figure, height=680, right=90)
+    figure = styled(figure, height=680, right=90)
     if rivals:
         buttons = [
             {
@@ -353,10 +353,11 @@ def against_load(styles: Styles, points: Sequence[Point]) -> Figure:
     figure.update_yaxes(type="log", title="seconds", dtick="D2", col=1)
     figure.update_yaxes(type="log", dtick="D2", col=2)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", col=3)
-    return _styled(figure, height=450, legend=True)
+    return styled(figure, height=450, legend=True)
 
 
-def _styled(figure: Figure, *, height: int, left: int = 64, right: int = 24, legend: bool = False) -> Figure:
+def styled(figure: Figure, *, height: int, left: int = 64, right: int = 24, legend: bool = False) -> Figure:
+    """The figure in the style of every page: `height` and margins in pixels."""
     figure.update_layout(
         template="none",
         height=height,

@@ -137,11 +137,26 @@ def checked(settings: Mapping[str, Any], where: str) -> Settings:
         if name not in _HINTS:
             error = unknown("setting", name, _HINTS, f"known are {', '.join(_HINTS)}")
             raise IrouterError(f"{where}: {error}")
-        if not _is_finite(value):
-            raise IrouterError(f"{where}: `{name}` is {value!r}, expected finite numbers")
-        if not _matches(value, _HINTS[name]):
-            raise IrouterError(f"{where}: `{name}` is {value!r}, expected {_expected(_HINTS[name])}")
+        check_value(name, value, _HINTS[name], where)
     return typing.cast("Settings", dict(settings))
+
+
+def check_value(name: str, value: object, hint: Any, where: str) -> None:
+    """Raises unless `value` is of the type that `hint` says, with finite numbers only.
+
+    Args:
+        name: Name of the value, for the error.
+        value: What was given.
+        hint: A type, as `typing.get_type_hints` has it.
+        where: Where it comes from, for the error.
+
+    Raises:
+        IrouterError: Naming the value and what was expected.
+    """
+    if not _is_finite(value):
+        raise IrouterError(f"{where}: `{name}` is {value!r}, expected finite numbers")
+    if not _matches(value, hint):
+        raise IrouterError(f"{where}: `{name}` is {value!r}, expected {_expected(hint)}")
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from irouter._columns import whole_numbers
 from irouter._core import IrouterError, Workload
 from irouter._tables import read_table
@@ -13,7 +15,6 @@ from irouter.evaluation import trace_columns
 from irouter.evaluation.trace_formats import TraceFormat, detect
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
     from numpy.typing import NDArray
 
@@ -61,6 +62,27 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def since(self, start_s: float) -> Trace:
+        """The requests that arrive at or after `start_s`, with the first of them at 0.
+
+        Raises:
+            IrouterError: When none does.
+        """
+        first = int(np.searchsorted(self.arrival_s, start_s))
+        if first == len(self):
+            raise IrouterError(f"the trace `{self.name}` has no request at or after {start_s:g} s")
+        columns: dict[str, Any] = {
+            field.name: column[first:]
+            for field in dataclasses.fields(self)
+            if isinstance(column := getattr(self, field.name), np.ndarray)
+        }
+        columns["arrival_s"] = columns["arrival_s"] - columns["arrival_s"][0]
+        if self.block_offsets is not None and self.block_hashes is not None:
+            start = self.block_offsets[first]
+            columns["block_offsets"] = self.block_offsets[first:] - start
+            columns["block_hashes"] = self.block_hashes[start:]
+        return dataclasses.replace(self, **columns)
 
     def workload(self) -> Workload:
         """The trace as the simulator takes it."""

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 BUDGET: Final = 20_000_000
 """Simulated requests of one search."""
 
-TRAINING: Final = ("conversation", "paper-main")
+TRAINING: Final = ("conversation", "paper-main", "chat-closed")
 """Scenarios to train on: generated ones, which no headline is measured on."""
 
 LOADS: Final = (0.8, 1.1, 1.4)
-"""Shares of saturation at which each of them runs."""
+"""Shares of saturation at which each of them runs that is not a closed loop."""
 
 _TRAINING_SEED: Final = 1 << 20
 _HELD_OUT_SEED: Final = 1 << 30
@@ -60,7 +60,7 @@ class Tuned:
         default_objective: The same with the default constants.
         requests: Simulated requests.
         seed: Seed of the search.
-        workloads: What it ran on, as `SCENARIO@LOAD`.
+        workloads: What it ran on, as `SCENARIO@LOAD`, or the scenario of a closed loop.
     """
 
     policy: str
@@ -101,7 +101,7 @@ def tune(
     Args:
         policy: Name of a policy of the package.
         scenarios: Scenarios that generate their requests.
-        loads: Shares of saturation at which each runs.
+        loads: Shares of saturation at which each runs that is not a closed loop.
         budget: Simulated requests: measured arrivals of all candidates and of round robin.
         seed: Seed of the search.
         threads: Threads of this machine; 0 is one per core. The result does not depend on it.
@@ -136,7 +136,18 @@ def _points(scenarios: Sequence[str | Path], loads: Sequence[float]) -> list[Exp
         "reference": _REFERENCE,
         "conditions": "exact",
     }
-    return [resolve(scenario, None, settings | {"load": load}) for scenario in scenarios for load in loads]
+    points = []
+    for scenario in scenarios:
+        as_it_stands = resolve(scenario, None, settings)
+        # How many clients there are is the load of a closed loop.
+        closed = as_it_stands.settings.get("clients") is not None
+        points += [as_it_stands] if closed else [as_it_stands.at_load(load) for load in loads]
+    return points
+
+
+def _name(point: Experiment) -> str:
+    closed = point.settings.get("clients") is not None
+    return point.name if closed else f"{point.name}@{point.settings['load']:g}"
 
 
 class _Search:
@@ -174,7 +185,7 @@ class _Search:
             default_objective=objectives[0],
             requests=self.requests,
             seed=seed,
-            workloads=tuple(f"{point.name}@{point.settings['load']:g}" for point in self.points),
+            workloads=tuple(map(_name, self.points)),
         )
 
     def favourite(self, start: NDArray[np.float64], budget: int, seed: int) -> NDArray[np.float64]:

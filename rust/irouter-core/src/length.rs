@@ -141,6 +141,23 @@ impl LengthDistribution {
         tokens.min(f64::from(max_tokens))
     }
 
+    /// Probability that a request which has produced `produced` tokens is not done `steps` tokens later, when it is cut at
+    /// `max_tokens`.
+    pub fn outlasts(&self, produced: u32, steps: u32, max_tokens: u32) -> f64 {
+        if steps == 0 {
+            return 1.0;
+        }
+        if steps >= max_tokens.saturating_sub(produced) {
+            return 0.0;
+        }
+        let alive = self.survival(f64::from(produced));
+        if alive < 1e-12 {
+            // As in `expected_remaining`.
+            return libm::exp(-self.hazard * f64::from(steps));
+        }
+        self.survival(f64::from(produced) + f64::from(steps)) / alive
+    }
+
     /// Integral of the survival function from `tokens` to infinity.
     fn area_beyond(&self, tokens: f64) -> f64 {
         let index = self.segment(tokens);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
-//! [`profile`], [`engine`], [`state`], [`queue`], [`policy`], [`router`].
+//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
 pub mod engine;
@@ -16,6 +16,7 @@ pub mod event;
 pub mod hash;
 pub mod history;
 pub mod ids;
+pub mod impact;
 pub mod length;
 pub mod policy;
 pub mod profile;

@@ -10,7 +10,7 @@ use crate::time::Picos;
 
 use super::least_work::LeastWork;
 use super::registry::{Configurable, NoOptions, Scale, Tunable};
-use super::room::Room;
+use super::room::{FreeBlocks, Room};
 use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 
 /// A rule that places requests at once, behind a central queue: late binding for any of them.
@@ -22,9 +22,9 @@ use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 ///
 /// `central_fcfs` and `central_shortest` are this around [`LeastWork`]; `queued:NAME` and `queued-shortest:NAME` around any
 /// other policy, of which only [`Policy::place`] is asked.
-pub(crate) struct Central<O> {
+pub(crate) struct Central<O, R> {
     rule: Box<dyn Policy>,
-    room: Room,
+    room: R,
     order: O,
     /// By number, whether an instance has room for the head of the queue.
     eligible: Vec<bool>,
@@ -70,20 +70,30 @@ impl Default for ShortestFirst {
     }
 }
 
+impl ShortestFirst {
+    /// # Errors
+    /// [`Error::Field`] for a negative `ageing`.
+    pub(super) fn new(ageing: f64) -> Result<Self> {
+        if ageing.is_finite() && ageing >= 0.0 {
+            Ok(Self { ageing })
+        } else {
+            Err(Error::field("ageing", ageing, "zero or more"))
+        }
+    }
+}
+
 impl Order for ShortestFirst {
     fn key(&self, request: &Request, work_seconds: f64) -> f64 {
         self.ageing.mul_add(request.arrival.as_seconds(), work_seconds)
     }
 }
 
-impl<O: Order + Default> Central<O> {
-    /// `rule` behind the queue with the default constants.
-    pub(super) fn around(rule: Box<dyn Policy>) -> Self {
-        Self { rule, room: Room::default(), order: O::default(), eligible: Vec::new() }
+impl<O: Order, R: Room> Central<O, R> {
+    /// `rule` behind the queue.
+    pub(super) fn around(rule: Box<dyn Policy>, order: O, room: R) -> Self {
+        Self { rule, room, order, eligible: Vec::new() }
     }
-}
 
-impl<O> Central<O> {
     /// Where the rule sends the request, of the instances that have room for it.
     fn place_in_room(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
         let view = view.only(&self.eligible);
@@ -100,14 +110,14 @@ impl<O> Central<O> {
     /// Notes which instances have room for the request; says whether one has.
     fn find_room(&mut self, view: &ClusterView<'_>, request: &Request) -> bool {
         let has_room =
-            |instance: &InstanceState| view.offers(instance.id()) && self.room.is_in(instance, request);
+            |instance: &InstanceState| view.offers(instance.id()) && self.room.is_in(view, instance, request);
         self.eligible.clear();
         self.eligible.extend(view.instances.iter().map(has_room));
         self.eligible.contains(&true)
     }
 }
 
-impl<O: Order> Policy for Central<O> {
+impl<O: Order, R: Room> Policy for Central<O, R> {
     fn needs(&self) -> Needs {
         let own = Needs { counts: true, twin: true, prefix: true, ..Needs::default() };
         self.rule.needs().and(own)
@@ -165,18 +175,17 @@ impl<O: Order> Policy for Central<O> {
 }
 
 /// `central_fcfs`: [`LeastWork`] behind a queue in order of arrival, late binding alone.
-impl Configurable for Central<ByArrival> {
-    type Options = Room;
+impl Configurable for Central<ByArrival, FreeBlocks> {
+    type Options = FreeBlocks;
 
     const TUNABLE: &'static [Tunable] = &[
         Tunable { option: "lookahead_requests", low: 0.0, high: 32.0, scale: Scale::Count },
         Tunable { option: "growth_blocks", low: 0.0, high: 16.0, scale: Scale::Linear },
     ];
 
-    fn new(room: Room, seed: u64) -> Result<Self> {
+    fn new(room: FreeBlocks, seed: u64) -> Result<Self> {
         room.validate()?;
-        let rule = Box::new(LeastWork::new(NoOptions {}, seed)?);
-        Ok(Self { room, ..Self::around(rule) })
+        Ok(Self::around(Box::new(LeastWork::new(NoOptions {}, seed)?), ByArrival, room))
     }
 }
 
@@ -184,9 +193,9 @@ impl Configurable for Central<ByArrival> {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct CentralShortestOptions {
-    /// As of [`Room`]: 2.
+    /// As of [`FreeBlocks`]: 2.
     pub lookahead_requests: u32,
-    /// As of [`Room`]: 1.
+    /// As of [`FreeBlocks`]: 1.
     pub growth_blocks: f64,
     /// Seconds of predicted work that a second of waiting makes up for: 0.005.
     pub ageing: f64,
@@ -194,13 +203,13 @@ pub(crate) struct CentralShortestOptions {
 
 impl Default for CentralShortestOptions {
     fn default() -> Self {
-        let Room { lookahead_requests, growth_blocks } = Room::default();
+        let FreeBlocks { lookahead_requests, growth_blocks } = FreeBlocks::default();
         Self { lookahead_requests, growth_blocks, ageing: 0.005 }
     }
 }
 
 /// `central_shortest`: [`LeastWork`] behind a queue that is [`ShortestFirst`].
-impl Configurable for Central<ShortestFirst> {
+impl Configurable for Central<ShortestFirst, FreeBlocks> {
     type Options = CentralShortestOptions;
 
     const TUNABLE: &'static [Tunable] = &[
@@ -211,13 +220,10 @@ impl Configurable for Central<ShortestFirst> {
 
     fn new(options: CentralShortestOptions, seed: u64) -> Result<Self> {
         let CentralShortestOptions { lookahead_requests, growth_blocks, ageing } = options;
-        let room = Room { lookahead_requests, growth_blocks };
+        let room = FreeBlocks { lookahead_requests, growth_blocks };
         room.validate()?;
-        if !(ageing.is_finite() && ageing >= 0.0) {
-            return Err(Error::field("ageing", ageing, "zero or more"));
-        }
-        let rule = Box::new(LeastWork::new(NoOptions {}, seed)?);
-        Ok(Self { room, order: ShortestFirst { ageing }, ..Self::around(rule) })
+        let order = ShortestFirst::new(ageing)?;
+        Ok(Self::around(Box::new(LeastWork::new(NoOptions {}, seed)?), order, room))
     }
 }
 
@@ -228,7 +234,7 @@ mod tests {
     use super::*;
     use crate::policy::testing::{BLOCKS, Cluster, SLOTS, at, request};
 
-    fn fcfs(room: Room) -> Central<ByArrival> {
+    fn fcfs(room: FreeBlocks) -> Central<ByArrival, FreeBlocks> {
         Central::new(room, 0).unwrap()
     }
 
@@ -239,7 +245,7 @@ mod tests {
 
     #[test]
     fn batch_slots_are_filled_by_least_work_and_then_the_look_ahead() {
-        let mut policy = fcfs(Room::default());
+        let mut policy = fcfs(FreeBlocks::default());
         let mut cluster = Cluster::new(policy.needs(), 2);
         for _ in 0..2 * SLOTS + 10 {
             cluster.wait(&mut policy, request(16, 100));
@@ -254,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_freed_slot_is_given_to_the_engine_that_freed_it() {
-        let mut policy = fcfs(Room { lookahead_requests: 0, ..Default::default() });
+        let mut policy = fcfs(FreeBlocks { lookahead_requests: 0, ..Default::default() });
         let mut cluster = Cluster::new(policy.needs(), 2);
         let keys: Vec<_> =
             (0..2 * SLOTS).map(|i| cluster.dispatch(&mut policy, request(16, 100), i % 2)).collect();
@@ -267,15 +273,15 @@ mod tests {
 
     #[test]
     fn the_kv_cache_is_filled_to_the_growth_reserve() {
-        let mut policy = fcfs(Room { lookahead_requests: 0, growth_blocks: 10.0 });
+        let mut policy = fcfs(FreeBlocks { lookahead_requests: 0, growth_blocks: 10.0 });
         let mut cluster = Cluster::new(policy.needs(), 1);
         let prompt = |blocks: u32| request(16 * blocks, 1000);
         // Two on their way: 600 blocks queued and 20 for growth leave 404.
         cluster.dispatch(&mut policy, prompt(300), 0);
         cluster.dispatch(&mut policy, prompt(300), 0);
         cluster.set_now(0.0);
-        let room = |cluster: &Cluster, policy: &Central<ByArrival>, blocks: u32| {
-            policy.room.is_in(cluster.instance(0), &prompt(blocks))
+        let room = |cluster: &Cluster, policy: &Central<ByArrival, FreeBlocks>, blocks: u32| {
+            policy.room.is_in(&cluster.view(), cluster.instance(0), &prompt(blocks))
         };
         assert!(room(&cluster, &policy, BLOCKS - 620) && !room(&cluster, &policy, BLOCKS - 619));
         // Computed, the blocks are in use instead: 600 and what they have grown.
@@ -290,18 +296,18 @@ mod tests {
 
     #[test]
     fn an_idle_instance_takes_whatever_can_run_and_one_that_must_take_more_does() {
-        let mut policy = fcfs(Room { lookahead_requests: 0, growth_blocks: 1e9 });
+        let mut policy = fcfs(FreeBlocks { lookahead_requests: 0, growth_blocks: 1e9 });
         let mut cluster = Cluster::new(policy.needs(), 1);
-        assert!(policy.room.is_in(cluster.instance(0), &request(16 * BLOCKS - 1, 10)));
+        assert!(policy.room.is_in(&cluster.view(), cluster.instance(0), &request(16 * BLOCKS - 1, 10)));
         cluster.dispatch(&mut policy, request(16, 10), 0);
-        assert!(!policy.room.is_in(cluster.instance(0), &request(16, 10)));
+        assert!(!policy.room.is_in(&cluster.view(), cluster.instance(0), &request(16, 10)));
         assert_eq!(cluster.place(&mut policy, &request(16, 10)), 0);
     }
 
     #[test]
     fn the_shortest_go_first_and_waiting_makes_up_for_work() {
         let options = CentralShortestOptions { ageing: 0.1, ..Default::default() };
-        let mut policy = Central::<ShortestFirst>::new(options, 0).unwrap();
+        let mut policy = Central::<ShortestFirst, FreeBlocks>::new(options, 0).unwrap();
         let mut cluster = Cluster::new(policy.needs(), 1);
         // Work of 1.01, 0.51 and 0.11 s; the last comes 10 s later, which weighs 1 s.
         cluster.wait(&mut policy, request(100, 1000));
@@ -350,7 +356,7 @@ mod tests {
     #[test]
     fn a_rule_behind_the_queue_hears_of_everything() {
         let (sender, heard) = channel();
-        let mut policy = Central::<ByArrival>::around(Box::new(Listener(sender)));
+        let mut policy = Central::around(Box::new(Listener(sender)), ByArrival, FreeBlocks::default());
         let mut cluster = Cluster::new(policy.needs(), 1);
         let key = cluster.dispatch(&mut policy, request(16, 100), 0);
         cluster.first_token(&mut policy, key);
@@ -364,10 +370,14 @@ mod tests {
 
     #[test]
     fn bad_constants_are_named() {
-        let error =
-            Central::<ByArrival>::new(Room { growth_blocks: -1.0, ..Default::default() }, 0).err().unwrap();
+        let error = Central::<ByArrival, FreeBlocks>::new(
+            FreeBlocks { growth_blocks: -1.0, ..Default::default() },
+            0,
+        )
+        .err()
+        .unwrap();
         assert!(error.to_string().contains("growth_blocks"), "{error}");
-        let error = Central::<ShortestFirst>::new(
+        let error = Central::<ShortestFirst, FreeBlocks>::new(
             CentralShortestOptions { ageing: f64::NAN, ..Default::default() },
             0,
         );

@@ -18,6 +18,7 @@ mod least_work;
 mod least_work_oracle;
 mod max_capacity;
 mod min_min;
+mod ordered_hold;
 mod peers;
 mod power_of_two;
 mod random;

@@ -20,6 +20,7 @@ use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
+use super::ordered_hold::LikelyRoom;
 use super::peers::aibrix_drain_rate::AibrixDrainRate;
 use super::peers::aibrix_least_latency::AibrixLeastLatency;
 use super::peers::aibrix_prefix::AibrixPrefix;
@@ -46,6 +47,7 @@ use super::peers::smg_least_load::SmgLeastLoad;
 use super::peers::vllm_dp::VllmDp;
 use super::power_of_two::PowerOfTwo;
 use super::random::Random;
+use super::room::FreeBlocks;
 use super::round_robin::RoundRobin;
 use super::session_affinity::SessionAffinity;
 use super::{Needs, Policy};
@@ -200,8 +202,9 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<ProductionStackLoad>("production_stack_load", PEER, "vLLM production stack loadaware: cached share of the prompt less the load relative to the mean"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
-    entry::<Central<ByArrival>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
-    entry::<Central<ShortestFirst>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ByArrival, FreeBlocks>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
+    entry::<Central<ShortestFirst, FreeBlocks>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Central<ShortestFirst, LikelyRoom>>("ordered_hold", Own, "shortest first with ageing; held while the KV cache would probably overflow, by forecast"),
 ];
 
 /// Every policy, in the order in which they are listed to users.

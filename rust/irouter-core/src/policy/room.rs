@@ -6,30 +6,40 @@ use crate::error::{Error, Result};
 use crate::request::Request;
 use crate::state::{InstanceState, Twin};
 
-/// When an engine has room: the constants of a central queue that every order of it has in common.
+use super::ClusterView;
+
+/// When an engine has room for one more request.
+pub(crate) trait Room: Send {
+    /// Whether the instance may have the request now.
+    fn is_in(&self, view: &ClusterView<'_>, instance: &InstanceState, request: &Request) -> bool;
+}
+
+/// Room by the blocks that are free now.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Room {
+pub(crate) struct FreeBlocks {
     /// Requests that may wait in an engine's own queue for a batch slot: 2.
     pub lookahead_requests: u32,
     /// KV blocks left free for the growth of each request in flight: 1.
     pub growth_blocks: f64,
 }
 
-impl Default for Room {
+impl Default for FreeBlocks {
     fn default() -> Self {
         Self { lookahead_requests: 2, growth_blocks: 1.0 }
     }
 }
 
-impl Room {
+impl FreeBlocks {
     pub(super) fn validate(&self) -> Result<()> {
         if !(self.growth_blocks.is_finite() && self.growth_blocks >= 0.0) {
             return Err(Error::field("growth_blocks", self.growth_blocks, "zero or more"));
         }
         Ok(())
     }
+}
 
+impl Room for FreeBlocks {
     /// Whether the instance may have the request now.
     ///
     /// ```text
@@ -52,7 +62,7 @@ impl Room {
     /// step; more than a step frees would only bind early. There is no look-ahead beyond the KV cache: whatever waits
     /// in the engine's queue is admitted as soon as its prompt fits, growth or not, and the preemptions that follow cost
     /// far more than the round trip.
-    pub(super) fn is_in(&self, instance: &InstanceState, request: &Request) -> bool {
+    fn is_in(&self, _view: &ClusterView<'_>, instance: &InstanceState, request: &Request) -> bool {
         let in_flight = instance.in_flight();
         let config = instance.config();
         let load = instance.twin().map(Twin::load).unwrap_or_default();

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 
 use super::central::{ByArrival, Central, ShortestFirst};
+use super::room::FreeBlocks;
 use super::{Policy, registry};
 
 /// A policy by name, with the options that differ from its defaults.
@@ -96,10 +97,14 @@ impl PolicySpec {
     /// [`Error::Field`] for a bad value.
     pub fn build(&self, seed: u64) -> Result<Box<dyn Policy>> {
         if let Some(rule) = self.behind("queued:") {
-            return Ok(Box::new(Central::<ByArrival>::around(rule.build(seed)?)));
+            return Ok(Box::new(Central::around(rule.build(seed)?, ByArrival, FreeBlocks::default())));
         }
         if let Some(rule) = self.behind("queued-shortest:") {
-            return Ok(Box::new(Central::<ShortestFirst>::around(rule.build(seed)?)));
+            return Ok(Box::new(Central::around(
+                rule.build(seed)?,
+                ShortestFirst::default(),
+                FreeBlocks::default(),
+            )));
         }
         registry::find(&self.name)?.build(&self.options, seed)
     }

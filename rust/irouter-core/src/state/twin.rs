@@ -74,7 +74,7 @@ impl Twin {
     }
 
     /// Tokens that the model thinks the request has produced.
-    pub(super) fn produced(&self, slot: JobSlot) -> u32 {
+    pub fn produced(&self, slot: JobSlot) -> u32 {
         self.engine.produced(slot)
     }
 

@@ -21,7 +21,9 @@ use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, Job, JobSlot, Noise};
 use irouter_core::policy::{Needs, Policy};
-use irouter_core::{Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router, TenantId};
+use irouter_core::{
+    EngineReport, Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router, TenantId,
+};
 
 use crate::error::{Result, SimError};
 use crate::metrics::{GapHistogram, RequestRecords};
@@ -68,6 +70,8 @@ pub struct Simulator<'a> {
     next_news: Vec<Picos>,
     /// The last interval for which the engines' own reports were read.
     polled: i64,
+    /// What was read then of each engine, until the router is told.
+    reports: Vec<Option<EngineReport>>,
     arrivals: Arrivals<'a>,
     keys: Vec<Option<RequestKey>>,
     slots: Vec<Option<JobSlot>>,
@@ -109,6 +113,7 @@ impl<'a> Simulator<'a> {
             next_event: vec![Picos::MAX; engines.len()],
             next_news: vec![Picos::MAX; engines.len()],
             polled: -1,
+            reports: vec![None; engines.len()],
             arrivals: Arrivals::new(workload, config.sequels.as_deref()),
             keys: vec![None; rows],
             slots: vec![None; rows],
@@ -129,27 +134,29 @@ impl<'a> Simulator<'a> {
     pub fn run(mut self) -> Result<RunOutput> {
         let mut arrived_rows = 0;
         let mut hold_until = None;
-        while self.recorder.open_measured > 0 {
+        // As of the last look at every engine: when readings are taken must not decide when a run ends.
+        let mut open = self.recorder.open_measured;
+        while open > 0 {
             let arrival = self.arrivals.next();
             let event = self.next_event_known(hold_until);
-            let sample = self.occupancy.as_ref().and_then(Occupancy::next_sample);
-            let sample = sample.map(|sample| sample + self.config.delays.event);
-            let times = [arrival, event, self.disturbances.next(), sample];
+            let times = [arrival, event, self.disturbances.next()];
             let Some(now) = times.into_iter().flatten().min().filter(|&time| time < Picos::MAX) else {
                 // Nothing is left but what the engines finish by themselves.
-                if self.drain()? {
+                self.sample(Picos::MAX)?;
+                self.drain()?;
+                if self.recorder.open_measured < open {
+                    open = self.recorder.open_measured;
                     continue;
                 }
                 return Err(SimError::Stuck { waiting: self.router.waiting(), at: self.now.as_seconds() });
             };
             self.now = self.now.max(now);
+            self.sample(self.now - self.config.delays.event)?;
             let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
             let sweep = arrived_rows % SWEEP_ARRIVALS == 0;
             if self.observes() || self.tracks_events() || disturbed || sweep {
                 self.synchronise()?;
-            }
-            if sample.is_some_and(|sample| sample <= self.now) {
-                self.sample()?;
+                open = self.recorder.open_measured;
             }
             self.disturb()?;
             let arrival = self.arrivals.pop(self.now);
@@ -192,14 +199,19 @@ impl<'a> Simulator<'a> {
         })
     }
 
-    /// Reads the engines as they are one event delay ago.
-    fn sample(&mut self) -> Result<()> {
-        for index in 0..self.engines.len() {
-            self.advance(index, self.now - self.config.delays.event)?;
-        }
-        let loads = self.engines.iter().map(|engine| (engine.load(), engine.config().kv.blocks));
-        if let Some(occupancy) = &mut self.occupancy {
-            occupancy.record(loads, self.router.waiting());
+    /// Takes the readings of queues and KV use up to `until`. The router is told of nothing earlier or later than without.
+    fn sample(&mut self, until: Picos) -> Result<()> {
+        while let Some(at) =
+            self.occupancy.as_ref().and_then(Occupancy::next_sample).filter(|&at| at <= until)
+        {
+            self.read(at)?;
+            for index in 0..self.engines.len() {
+                self.advance(index, at)?;
+            }
+            let loads = self.engines.iter().map(|engine| (engine.load(), engine.config().kv.blocks));
+            if let Some(occupancy) = &mut self.occupancy {
+                occupancy.record(loads, self.router.waiting());
+            }
         }
         Ok(())
     }
@@ -271,17 +283,15 @@ impl<'a> Simulator<'a> {
         }
     }
 
-    /// Runs every engine to its end; says whether anything happened.
-    fn drain(&mut self) -> Result<bool> {
-        let open = self.recorder.open_measured;
+    /// Runs every engine to its end.
+    fn drain(&mut self) -> Result<()> {
         for index in 0..self.engines.len() {
             while let Some(at) = self.engines[index].next_event() {
                 self.advance(index, at)?;
                 self.now = self.now.max(at + self.config.delays.event);
             }
         }
-        self.tell()?;
-        Ok(self.recorder.open_measured < open)
+        self.tell()
     }
 }
 

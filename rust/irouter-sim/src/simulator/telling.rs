@@ -67,8 +67,21 @@ impl Simulator<'_> {
         Ok(())
     }
 
-    /// Reads the engines' own metrics as of the last multiple of the policy's interval that has become known.
+    /// Tells the router the engines' own metrics as of the last multiple of the policy's interval that has become known.
     fn poll(&mut self, known: Picos) -> Result<()> {
+        self.read(known)?;
+        for index in 0..self.engines.len() {
+            if let Some(report) = self.reports[index].take()
+                && self.disturbances.is_up(index)
+            {
+                self.router.observe(Event::EngineReport { instance: instance(index), report }, self.now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads these metrics as of the last such multiple up to `known`, unless they were read then.
+    pub(super) fn read(&mut self, known: Picos) -> Result<()> {
         let Some(interval) = self.needs.reports.map(|interval| interval.0.max(1)) else { return Ok(()) };
         let tick = known.0.div_euclid(interval);
         if tick <= self.polled {
@@ -78,20 +91,16 @@ impl Simulator<'_> {
         let at = Picos(tick * interval);
         for index in 0..self.engines.len() {
             self.advance(index, at)?;
-            if !self.disturbances.is_up(index) {
-                continue;
-            }
             let engine = &self.engines[index];
             let load = engine.load();
             let blocks = f64::from(engine.config().kv.blocks);
-            let report = EngineReport {
+            self.reports[index] = Some(EngineReport {
                 at,
                 waiting: load.waiting,
                 running: load.running,
                 kv_usage: (f64::from(load.used_blocks) / blocks).min(1.0),
                 queued_prefill_tokens: load.queued_prefill_tokens,
-            };
-            self.router.observe(Event::EngineReport { instance: instance(index), report }, self.now)?;
+            });
         }
         Ok(())
     }

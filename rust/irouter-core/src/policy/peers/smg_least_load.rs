@@ -134,6 +134,7 @@ impl SmgScore {
             let horizon = interval.0.saturating_mul(STALE_INTERVALS);
             instance.report().filter(|report| now.0.saturating_sub(report.at.0) <= horizon)?;
             let since = instance.since_report();
+            // A report may claim any number of requests.
             let seen = load.waiting.saturating_add(load.running).saturating_add(since.requests);
             requests = requests.saturating_add(instance.in_flight().saturating_sub(seen));
             if exact_tokens {
