@@ -1,13 +1,10 @@
-"""Independent parts of a run, and the one place where they are executed."""
+"""Independent parts of a run, which an executor carries out."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import itertools
 import json
-import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 
     from irouter._core import Workload
     from irouter.evaluation.experiment import Experiment
-    from irouter.evaluation.traces import Trace
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +37,33 @@ class Job:
         """Runs of the simulator: one per policy and window, or one for each probe of these."""
         return len(self.experiment.policies) * int(self.experiment.settings["seeds"]) * max(1, self.probes)
 
+    def run(self, workload: Workload | None, progress: Callable[[], None] = lambda: None) -> JobResult:
+        """Runs it on one thread.
+
+        Args:
+            workload: The trace that it replays.
+            progress: Called after each run; ends the job by raising.
+        """
+        if self.probes:
+            return _search(self, workload, progress)
+        ends: list[float] = []
+
+        def ended(_done: int, _total: int) -> None:
+            ends.append(time.perf_counter())
+            progress()
+
+        # With one thread, runs come in the order of windows and policies.
+        text = _core.run_experiment(
+            self.experiment.to_json(),
+            workload,
+            threads=1,
+            progress=ended,
+            callables=self.experiment.functions,
+        )
+        results = json.loads(text)
+        seconds = [end - start for start, end in itertools.pairwise(ends)]
+        return JobResult(results["workload"], results["predictor"], results["runs"], [None, *seconds])
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobResult:
@@ -61,31 +84,6 @@ class JobResult:
     seconds: Sequence[float | None]
 
 
-def run_job(job: Job, workload: Workload | None, progress: Callable[[], None] = lambda: None) -> JobResult:
-    """Executes a job on one thread.
-
-    Args:
-        job: The job.
-        workload: The trace that it replays.
-        progress: Called after each run; ends the job by raising.
-    """
-    if job.probes:
-        return _search(job, workload, progress)
-    ends: list[float] = []
-
-    def ended(_done: int, _total: int) -> None:
-        ends.append(time.perf_counter())
-        progress()
-
-    # With one thread, runs come in the order of windows and policies.
-    text = _core.run_experiment(
-        job.experiment.to_json(), workload, threads=1, progress=ended, callables=job.experiment.functions
-    )
-    results = json.loads(text)
-    seconds = [end - start for start, end in itertools.pairwise(ends)]
-    return JobResult(results["workload"], results["predictor"], results["runs"], [None, *seconds])
-
-
 def _search(job: Job, workload: Workload | None, progress: Callable[[], None]) -> JobResult:
     windows, counted = int(job.experiment.settings["seeds"]), 0
 
@@ -104,45 +102,3 @@ def _search(job: Job, workload: Workload | None, progress: Callable[[], None]) -
     ]
     first = search.first_results
     return JobResult(first["workload"], first["predictor"], runs, [None] * len(runs))
-
-
-def execute(
-    jobs: Sequence[Job],
-    traces: Mapping[str, Trace],
-    *,
-    threads: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[JobResult]:
-    """Runs jobs, several at a time, and returns their results in order. The results do not depend on `threads`.
-
-    Args:
-        jobs: The jobs.
-        traces: The traces that they replay, by name.
-        threads: Jobs at a time; 0 is one per core.
-        progress: Called as `progress(done, total)` after each run of the simulator.
-    """
-    total = sum(job.runs for job in jobs)
-    workloads = {name: trace.workload() for name, trace in traces.items()}
-    lock, stop, done = threading.Lock(), threading.Event(), 0
-
-    def ended() -> None:
-        nonlocal done
-        if stop.is_set():
-            raise InterruptedError
-        with lock:
-            done += 1
-            if progress is not None:
-                progress(done, total)
-
-    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        futures = [
-            pool.submit(run_job, job, None if job.trace is None else workloads[job.trace], ended)
-            for job in jobs
-        ]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            # Runs that nobody waits for any more end at their next report.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

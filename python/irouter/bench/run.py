@@ -9,15 +9,16 @@ from irouter import _core
 from irouter.bench import suite_files
 from irouter.bench.capacity_figures import capacity_entry
 from irouter.bench.figures import entry, speeds
-from irouter.bench.jobs import execute
 from irouter.bench.plan import make_plan
 from irouter.bench.result import FORMAT, sealed
 from irouter.bench.trace_files import TraceFolder
+from irouter.evaluation.executors import LocalExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from irouter.bench.result import Result
+    from irouter.evaluation.executors import Executor
 
 
 def run(
@@ -28,6 +29,7 @@ def run(
     mode: str = "standard",
     traces: str | Path | None = None,
     threads: int = 0,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Measures policies at the points of a suite.
@@ -39,6 +41,7 @@ def run(
         mode: How much is run, such as `quick`.
         traces: Folder with the traces; points without theirs are skipped and listed.
         threads: Runs at a time; 0 is one per core. The figures do not depend on it.
+        executor: Where to run in place of threads of this machine. The figures do not depend on it.
         progress: Called as `progress(done, total)` after each run of the simulator.
 
     Raises:
@@ -49,8 +52,8 @@ def run(
     plan = make_plan(loaded, loaded.mode(mode), loaded.select(points), policies, folder)
     jobs = [list(planned.jobs()) for planned in plan.points]
     results = iter(
-        execute(
-            [job for of_point in jobs for job in of_point], plan.traces, threads=threads, progress=progress
+        (executor or LocalExecutor(threads)).execute(
+            [job for of_point in jobs for job in of_point], plan.traces, progress=progress
         )
     )
     done = [

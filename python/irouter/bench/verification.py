@@ -14,9 +14,9 @@ from irouter.bench import suite_files
 from irouter.bench.capacity_figures import capacity_figures
 from irouter.bench.difference import Difference, leaves
 from irouter.bench.figures import cells, runs_of, summarised
-from irouter.bench.jobs import execute
 from irouter.bench.plan import Plan, make_plan
 from irouter.bench.trace_files import TraceFolder
+from irouter.evaluation.executors import LocalExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -160,7 +160,7 @@ def _repeated(
     for name, policy, window in sampled:
         by_window[name, window].append(policy)
     jobs = [_job(planned[name], policies, window) for (name, window), policies in by_window.items()]
-    results = execute(jobs, plan.traces, threads=threads, progress=progress)
+    results = LocalExecutor(threads).execute(jobs, plan.traces, progress=progress)
     for (name, window), job, done in zip(by_window, jobs, results, strict=True):
         point = result.entries[name]
         for policy, _, run, _ in cells(job, done):

@@ -10,6 +10,7 @@ from irouter import bench
 from irouter._core import IrouterError
 from irouter.cli import bench_tables, options
 from irouter.cli.console import err, out, progress
+from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -35,7 +36,6 @@ _Traces = Annotated[
     ),
 ]
 _SuiteName = Annotated[str, typer.Option("--suite", help="A shipped suite or a .toml file.")]
-_Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.")]
 _Html = Annotated[
     Path | None, typer.Option("--html", help="Write the report as a page here.", show_default=False)
 ]
@@ -62,13 +62,14 @@ def run(
         Path | None, typer.Option("--json", help="Write the result here.", show_default=False)
     ] = None,
     html_file: _Html = None,
-    threads: _Threads = 0,
+    threads: options.Threads = 0,
+    ray: options.Ray = None,
 ) -> None:
     """Measure policies at the points of a suite."""
     if quick and full:
         raise IrouterError("--quick with --full: expected one of the two")
     options.need_folders(json_file, html_file)
-    with progress("simulating") as report:
+    with cluster(ray) as executor, progress("simulating") as report:
         result = bench.run(
             suite,
             policies=options.names(policies),
@@ -76,6 +77,7 @@ def run(
             mode="quick" if quick else "full" if full else "standard",
             traces=traces,
             threads=threads,
+            executor=executor,
             progress=report,
         )
     if json_file is not None:
@@ -96,7 +98,7 @@ def verify(
     ] = None,
     traces: _Traces = None,
     sample: Annotated[int, typer.Option(min=1, help="Runs to repeat of each policy.")] = 1,
-    threads: _Threads = 0,
+    threads: options.Threads = 0,
 ) -> None:
     """Check a result and repeat some of its runs; exit with 1 where anything differs."""
     loaded = bench.read(result)
