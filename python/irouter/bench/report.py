@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from irouter.bench import report_plots
 from irouter.bench.kinds import Kind, kind
-from irouter.bench.leaderboard import classes, leaderboard
+from irouter.bench.leaderboard import classes, failures, leaderboard
 from irouter.evaluation.page import document, notes, plot, row, section, table
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ def _headline(standings: Sequence[Standing]) -> str:
 
 def _sections(result: Result) -> Iterator[str]:
     standings, predictors = leaderboard(result), escape(_predictors(result))
+    if failed := failures(result):
+        text = "Their figures are those of the rule that stood in for them as much as their own."
+        yield section("Policies that failed", text, notes(failed))
     if standings:
         text = (
             "E2E against the reference: geometric mean over the points of a class of the ratio of means, and in "
@@ -189,7 +192,7 @@ def _points(result: Result) -> str:
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
         )
-    return table([*headings, "scenario"], rows)
+    return table(headings, rows)
 
 
 def _number(value: float | None) -> str:

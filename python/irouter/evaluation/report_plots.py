@@ -41,11 +41,10 @@ class Styles:
     def __init__(self, comparison: Comparison) -> None:
         self.reference = comparison.experiment.reference
         self.policies = ordered(comparison.policies)
-        known = list(registry())
-        rank = {
-            name: index for index, name in enumerate([*known, *(n for n in self.policies if n not in known)])
-        }
-        self._colours = {name: PALETTE[rank[name] % len(PALETTE)] for name in self.policies}
+        # In the order of the registry: the same policies have the same colours on every page, whoever is fastest.
+        listed = [name for name in registry() if name in self.policies]
+        listed += sorted(self.policies.keys() - listed)
+        self._colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(listed)}
         self._colours[self.reference] = REFERENCE_COLOUR
         others = [name for name in self.policies if name != self.reference]
         self._shown = {self.reference, *others[:_SHOWN]}
