@@ -9,6 +9,9 @@ SHELL := bash
 
 BIN := $(abspath $(VENV))/bin
 REPORT := report
+# Baselines, some of the paper's and of other routers' rules, and our own: all policies would take minutes more.
+DEMO_POLICIES := round_robin,least_requests,join_shortest_queue,min_min,max_capacity,smg_least_load,llmd_default,dynamo_kv,$\
+	lmetric,least_work,central_fcfs,central_shortest,ordered_hold
 TRACE := ../shared/data/traces/azure2023_conv.parquet
 
 # maturin and uv find the environment by this variable; pyo3 builds against one interpreter whoever calls cargo.
@@ -72,7 +75,7 @@ build-release: $(VENV)/.release ## Build the extension module with full optimisa
 demo: build-release ## Compare routing policies on a real trace (or a generated one) and write a report
 	@mkdir -p $(REPORT)
 	@if [ -f $(TRACE) ]; then scenario="azure-conv --trace $(TRACE)"; else scenario="conversation"; fi; \
-	set -x; $(BIN)/irouter compare $$scenario --sweep 0.5:1.1:0.2 --json $(REPORT)/demo.json --html $(REPORT)/demo.html
+	set -x; $(BIN)/irouter compare $$scenario --policies $(DEMO_POLICIES) --sweep 0.5:1.1:0.2 --json $(REPORT)/demo.json --html $(REPORT)/demo.html
 	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."
 
 # ---------------------------------------------------------------------------------------------------------- tests

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -50,8 +49,8 @@ def test_only_the_policies_that_say_so_read_true_lengths() -> None:
         for source in tracked("rust/irouter-core/src/policy/*.rs")
         if "true_output_tokens" in source.read_text()
     }
-    assert readers == {"decode_balancer", "least_work_oracle", "estimate", "testing"} & readers
     assert readers, "the oracles read it"
+    assert readers <= {"decode_balancer", "least_work_oracle", "estimate", "testing"}
 
 
 def test_no_file_is_longer_than_one_idea() -> None:
@@ -59,17 +58,3 @@ def test_no_file_is_longer_than_one_idea() -> None:
     lengths = {source.relative_to(ROOT): len(source.read_text().splitlines()) for source in sources}
     assert len(lengths) > 100
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE_LINES} == {}
-
-
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    heavy = {"polars", "plotly", "typer", "rich", "scipy", "torch"}
-    code = "import sys, irouter; print(*sorted(sys.modules))"
-    listing = subprocess.run(  # noqa: S603 - this interpreter
-        [sys.executable, "-c", code],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    modules = {name.split(".")[0] for name in listing.stdout.split()}
-    assert "irouter" in modules
-    assert not modules & heavy

@@ -12,10 +12,12 @@ from irouter.evaluation import (
     Settings,
     Simulation,
     Trace,
+    Tuned,
     capacity,
     compare,
     read_trace,
     simulate,
+    tune,
 )
 
 __version__ = _core.VERSION
@@ -31,10 +33,12 @@ __all__ = [
     "Settings",
     "Simulation",
     "Trace",
+    "Tuned",
     "Workload",
     "__version__",
     "capacity",
     "compare",
     "read_trace",
     "simulate",
+    "tune",
 ]

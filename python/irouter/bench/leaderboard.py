@@ -65,6 +65,19 @@ def leaderboard(result: Result) -> list[Standing]:
     return sorted((standing for standing in standings if standing.by_class), key=_rank)
 
 
+def failures(result: Result) -> list[str]:
+    """Policies that failed, so that their figures are not theirs alone, each in a sentence."""
+    counts: dict[str, int] = {}
+    for point in result.points.values():
+        for policy, figures in point["policies"].items():
+            counts[policy] = counts.get(policy, 0) + figures["policy_failures"]
+    return [
+        f"{policy} failed to decide {count:,} times; least predicted work decided instead"
+        for policy, count in counts.items()
+        if count
+    ]
+
+
 def _rank(standing: Standing) -> tuple[float, float, str]:
     partial = _average(list(standing.by_class.values())).mean
     return (math.inf if standing.overall is None else standing.overall.mean, partial, standing.policy)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from irouter import _core, profiles, scenarios
+from irouter import _core, scenarios
 from irouter.bench.columns import columns, windows
 from irouter.bench.jobs import Job
 from irouter.bench.trace_files import TraceFolder, trace_hash
@@ -79,6 +79,11 @@ class Plan:
     skipped: tuple[tuple[Point, str], ...]
 
     @property
+    def policies(self) -> dict[str, PolicyChoice]:
+        """Every policy of any point, by label."""
+        return {choice.label: choice for planned in self.points for choice in planned.experiment.policies}
+
+    @property
     def traces(self) -> dict[str, Trace]:
         """The trace of each point that replays one, by the point's name."""
         return {
@@ -101,7 +106,7 @@ def make_plan(
         folder: Where the traces are.
 
     Raises:
-        IrouterError: For an unknown policy, or naming a bad setting.
+        IrouterError: Naming a bad setting.
     """
     planned, skipped = [], []
     for point in points:
@@ -129,7 +134,6 @@ def _planned(
     if point.kind == "capacity":
         settings["load"] = FIRST_LOAD
     experiment = resolve(point.scenario, trace, settings)
-    _refuse_unknown(experiment)
     return PlannedPoint(
         point=point,
         experiment=experiment,
@@ -140,13 +144,20 @@ def _planned(
     )
 
 
-def _refuse_unknown(experiment: Experiment) -> None:
-    """Raises for a policy that cannot be built, before the first long run."""
-    profile = json.dumps(profiles.load(experiment.settings["profile"]))
-    for choice in experiment.policies:
-        if choice.function is None:
+def refuse_unknown(plan: Plan, *, with_external: bool) -> None:
+    """Raises for a policy that cannot be built, before the first long run.
+
+    Args:
+        plan: What is to be run.
+        with_external: Whether programs of their own must be there too. None is started for it.
+
+    Raises:
+        IrouterError: Naming the policy and what was expected.
+    """
+    for choice in plan.policies.values():
+        if with_external or not choice.is_external:
             data = choice.to_data()
-            _core.Router([profile], data if isinstance(data, str) else json.dumps(data))
+            _core.Router([], data if isinstance(data, str) else json.dumps(data))
 
 
 def scenario_hash(experiment: Experiment) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from irouter.bench import report_plots
 from irouter.bench.kinds import Kind, kind
-from irouter.bench.leaderboard import classes, leaderboard
-from irouter.evaluation.page import document, notes, plot, row, section, table
+from irouter.bench.leaderboard import classes, failures, leaderboard
+from irouter.evaluation.page import document, notes, plot, row, section, table, text_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +71,9 @@ def _headline(standings: Sequence[Standing]) -> str:
 
 def _sections(result: Result) -> Iterator[str]:
     standings, predictors = leaderboard(result), escape(_predictors(result))
+    if failed := failures(result):
+        text = "Their figures are those of the rule that stood in for them as much as their own."
+        yield section("Policies that failed", text, notes(failed))
     if standings:
         text = (
             "E2E against the reference: geometric mean over the points of a class of the ratio of means, and in "
@@ -125,9 +128,9 @@ def _leaderboard(result: Result, standings: Sequence[Standing]) -> str:
     for standing in standings:
         each = kind(standing.policy)
         scores = [standing.overall, *(standing.by_class.get(name) for name in by_class)]
-        cells = [f'<td style="text-align:left">{each.title}</td>', *map(_score, scores)]
+        cells = [text_cell(each.title), *map(_score, scores)]
         rows.append(row(standing.policy, cells, colour=each.colour, reference=standing.policy in references))
-    return table(["policy", "whose", "all classes", *by_class], rows)
+    return table(["policy", "whose", "all classes", *by_class], rows, text_columns=1)
 
 
 def _score(score: Score | None) -> str:
@@ -185,11 +188,11 @@ def _points(result: Result) -> str:
         texts = [point["title"], f"{point['instances']} x {point['profile']}"]
         rows.append(
             f"<tr><td>{escape(point['name'])}</td>"
-            + "".join(f'<td style="text-align:left;white-space:normal">{escape(text)}</td>' for text in texts)
+            + "".join(map(text_cell, texts))
             + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             + "</tr>"
         )
-    return table([*headings, "scenario"], rows)
+    return table(headings, rows, text_columns=2)
 
 
 def _number(value: float | None) -> str:

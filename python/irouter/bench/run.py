@@ -9,7 +9,7 @@ from irouter import _core
 from irouter.bench import suite_files
 from irouter.bench.capacity_figures import capacity_entry
 from irouter.bench.figures import entry, speeds
-from irouter.bench.plan import make_plan
+from irouter.bench.plan import make_plan, refuse_unknown
 from irouter.bench.result import FORMAT, sealed
 from irouter.bench.trace_files import TraceFolder
 from irouter.evaluation.executors import LocalExecutor
@@ -50,6 +50,7 @@ def run(
     loaded = suite_files.load(suite)
     folder = TraceFolder(None if traces is None else Path(traces))
     plan = make_plan(loaded, loaded.mode(mode), loaded.select(points), policies, folder)
+    refuse_unknown(plan, with_external=True)
     jobs = [list(planned.jobs()) for planned in plan.points]
     results = iter(
         (executor or LocalExecutor(threads)).execute(

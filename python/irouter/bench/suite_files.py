@@ -7,17 +7,18 @@ import dataclasses
 import tomllib
 import typing
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from irouter import scenarios
 from irouter._core import IrouterError
 from irouter._names import unknown
+from irouter._shipped import ShippedFiles
 from irouter.bench.suite import Mode, Point, Suite
 from irouter.evaluation.settings import check_value, checked, layered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 Entry = TypeVar("Entry", Mode, Point)
 
@@ -25,14 +26,14 @@ _SUITE_KEYS: Final = (
     "description", "reference", "settings", "groups", "modes", "limits", "points", "sweeps",
 )  # fmt: skip
 _SWEEP_KEYS: Final = ("name", "title", "point", "policies", "windows", "requests", "cases")
+_SHIPPED: Final = ShippedFiles("suite", resources.files(__package__) / "suites", ".toml")
 # Keys of a file that are no words for a field in Python.
 _FIELDS: Final = {"class": "scenario_class"}
 
 
 def names() -> list[str]:
     """Names of the shipped suites."""
-    files = (resources.files(__package__) / "suites").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return _SHIPPED.names()
 
 
 def load(name: str | Path) -> Suite:
@@ -44,16 +45,8 @@ def load(name: str | Path) -> Suite:
     Raises:
         IrouterError: For an unknown name, or naming the bad entry of a file.
     """
-    if str(name).endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise IrouterError(f"no suite file {path}")
-        return _parse(path.stem, path.name, path.read_text(encoding="utf-8"))
-    shipped = names()
-    if name not in shipped:
-        raise unknown("suite", str(name), shipped, f"shipped are {', '.join(shipped)}; a file ends in .toml")
-    text = (resources.files(__package__) / "suites" / f"{name}.toml").read_text(encoding="utf-8")
-    return _parse(str(name), f"{name}.toml", text)
+    file = _SHIPPED.read(name)
+    return _parse(file.name, file.where, file.text)
 
 
 def _parse(name: str, where: str, text: str) -> Suite:

@@ -14,7 +14,7 @@ from irouter.bench import suite_files
 from irouter.bench.capacity_figures import capacity_figures
 from irouter.bench.difference import Difference, leaves
 from irouter.bench.figures import cells, runs_of, summarised
-from irouter.bench.plan import Plan, make_plan
+from irouter.bench.plan import Plan, make_plan, refuse_unknown
 from irouter.bench.trace_files import TraceFolder
 from irouter.evaluation.executors import LocalExecutor
 
@@ -58,6 +58,8 @@ def verify(
 ) -> Verification:
     """Checks the digest and the scenarios of a result, recomputes its figures, and repeats a sample of its runs.
 
+    External policies are not repeated: a result comes from anybody, and what it names is a program of theirs.
+
     Args:
         result: The result.
         suite: The suite, in place of the one that the result names.
@@ -73,14 +75,21 @@ def verify(
     if result.data["version"] != _core.VERSION:
         remarks.append(f"made with irouter {result.data['version']}, verified with {_core.VERSION}")
     plan = _plan(result, suite, traces)
+    refuse_unknown(plan, with_external=False)
     runnable = {planned.point.name: planned for planned in plan.points}
     differences = [*_digest(result), *_scenarios(result, runnable), *_figures(result)]
     remarks += [f"not run again, its trace is not given: {point.name}" for point, _ in plan.skipped]
-    sampled = _sample(result, runnable, sample)
+    external = {label for label, choice in plan.policies.items() if choice.is_external}
+    remarks += [
+        f"not run again, verify starts no program that a result names: {policy}"
+        for policy in sorted(external)
+    ]
+    sampled = _sample(result, runnable, external, sample)
     differences += _repeated(result, plan, sampled, threads, progress)
     repeated = {policy for _, policy, _ in sampled}
-    unchecked = {policy for point in result.entries.values() for policy in point["windows"]} - repeated
-    remarks += [f"no run repeated, no point to run it at: {policy}" for policy in sorted(unchecked)]
+    measured = {policy for point in result.entries.values() for policy in point["windows"]}
+    unchecked = sorted(measured - repeated - external)
+    remarks += [f"no run repeated, no point to run it at: {policy}" for policy in unchecked]
     return Verification(tuple(differences), tuple(sampled), tuple(remarks))
 
 
@@ -133,13 +142,16 @@ def _close(one: float | None, other: float | None) -> bool:
     return math.isclose(one, other, rel_tol=_ROUNDING)
 
 
-def _sample(result: Result, runnable: Mapping[str, PlannedPoint], count: int) -> list[Cell]:
+def _sample(
+    result: Result, runnable: Mapping[str, PlannedPoint], left_out: set[str], count: int
+) -> list[Cell]:
     """`count` runs of each policy, drawn by the digest: nobody who writes a result can choose them."""
     by_policy: dict[str, list[Cell]] = defaultdict(list)
     for name, point in result.entries.items():
         if name in runnable:
             for policy, rows in point["windows"].items():
-                by_policy[policy] += [(name, policy, window) for window in range(len(rows))]
+                if policy not in left_out:
+                    by_policy[policy] += [(name, policy, window) for window in range(len(rows))]
     generator = random.Random(result.digest())  # noqa: S311 - a sample, no secret
     return [
         cell

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from irouter.evaluation.report_plots import LOGARITHMIC
+
 if TYPE_CHECKING:
     from irouter.calibration.fit import Calibration
 
@@ -42,8 +44,8 @@ def page(calibration: Calibration) -> str:
             x=ends, y=ends, mode="lines", line={"color": _LINE, "dash": "dot", "width": 1}, showlegend=False
         )
         figure.add_trace(line, row=1, col=column)
-        figure.update_xaxes(title=f"measured ({quantity.unit})", type="log", dtick="D2", row=1, col=column)
-        figure.update_yaxes(title=f"predicted ({quantity.unit})", type="log", dtick="D2", row=1, col=column)
+        figure.update_xaxes(title=f"measured ({quantity.unit})", **LOGARITHMIC, row=1, col=column)
+        figure.update_yaxes(title=f"predicted ({quantity.unit})", **LOGARITHMIC, row=1, col=column)
     figure.update_layout(
         title=f"{calibration.profile['name']}: {calibration.profile['source']['data']}",
         template="plotly_white",

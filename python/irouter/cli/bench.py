@@ -9,7 +9,7 @@ from rich.markup import escape
 from irouter import bench
 from irouter._core import IrouterError
 from irouter.cli import bench_tables, options
-from irouter.cli.console import err, out, progress
+from irouter.cli.console import out, progress, written
 from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -36,9 +36,6 @@ _Traces = Annotated[
     ),
 ]
 _SuiteName = Annotated[str, typer.Option("--suite", help="A shipped suite or a .toml file.")]
-_Html = Annotated[
-    Path | None, typer.Option("--html", help="Write the report as a page here.", show_default=False)
-]
 _ResultFile = Annotated[Path, typer.Argument(help="A result of [bold]irouter bench run --json[/bold].")]
 
 
@@ -61,7 +58,7 @@ def run(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the result here.", show_default=False)
     ] = None,
-    html_file: _Html = None,
+    html_file: options.HtmlFile = None,
     threads: options.Threads = 0,
     ray: options.Ray = None,
 ) -> None:
@@ -82,10 +79,10 @@ def run(
         )
     if json_file is not None:
         result.write(json_file)
-        err.print(f"result: {json_file}", highlight=False, soft_wrap=True)
+        written("result", json_file)
     if html_file is not None:
         result.write_html(html_file)
-        err.print(f"report: {html_file}", highlight=False, soft_wrap=True)
+        written("report", html_file)
     bench_tables.print_result(result)
 
 
@@ -137,4 +134,4 @@ def report(
     """Write the report of a result as a page."""
     options.need_folders(html_file)
     bench.read(result).write_html(html_file)
-    err.print(f"report: {html_file}", highlight=False, soft_wrap=True)
+    written("report", html_file)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.table import Table
 from rich.text import Text
 
-from irouter.bench.leaderboard import Score, classes, leaderboard
-from irouter.cli.console import out
+from irouter.bench.leaderboard import Score, classes, failures, leaderboard
+from irouter.cli.console import out, plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from rich.table import Table
 
     from irouter.bench.difference import Difference
     from irouter.bench.result import Result
@@ -24,7 +25,7 @@ def print_result(result: Result) -> None:
     """Prints the leaderboard, what was skipped, and the digest."""
     points = result.points.values()
     predictors = ", ".join(dict.fromkeys(point["predictor"] for point in points if point["class"]))
-    table = _table(
+    table = plain_table(
         f"E2E / {', '.join(dict.fromkeys(point['reference'] for point in points))}: mean (P99), "
         f"geometric means, predictor {predictors}"
     )
@@ -35,6 +36,8 @@ def print_result(result: Result) -> None:
     for standing in leaderboard(result):
         scores = [standing.overall, *(standing.by_class.get(name) for name in by_class)]
         table.add_row(standing.policy, *map(_score, scores))
+    for failed in failures(result):
+        out.print(Text(failed, style="bold red"))
     if by_class:
         out.print(table)
     if result.capacity:
@@ -57,7 +60,7 @@ def print_result(result: Result) -> None:
 def _capacities(result: Result) -> Table:
     entries = result.capacity
     predictors = ", ".join(dict.fromkeys(entry["predictor"] for entry in entries.values()))
-    table = _table(f"Capacity in requests/s, and against the reference's, predictor {predictors}")
+    table = plain_table(f"Capacity in requests/s, and against the reference's, predictor {predictors}")
     table.add_column("policy", no_wrap=True)
     for name in entries:
         table.add_column(name.removeprefix("capacity-"), justify="right", no_wrap=True)
@@ -76,7 +79,7 @@ def _capacity(figures: Mapping[str, Any] | None) -> str:
 
 def print_differences(differences: Sequence[Difference], one: str, other: str) -> None:
     """Prints values by which two versions differ, the largest relative change of each point first."""
-    table = _table(f"{len(differences):,} values differ")
+    table = plain_table(f"{len(differences):,} values differ")
     for heading in ("point", "policy", "figure"):
         table.add_column(heading, overflow="fold")
     for heading in (one, other, "change"):
@@ -101,9 +104,3 @@ def _value(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )

@@ -8,7 +8,7 @@ import typer
 from irouter._core import IrouterError
 from irouter.calibration import calibrate_requests, calibrate_steps
 from irouter.cli import options
-from irouter.cli.console import err, out
+from irouter.cli.console import err, out, written
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -80,4 +80,5 @@ def calibrate(
         )
     fitted.write_profile(out_file)
     fitted.write_html(html_file)
-    err.print(f"profile: {out_file}\nplot:    {html_file}", highlight=False, soft_wrap=True)
+    written("profile", out_file)
+    written("plot", html_file)

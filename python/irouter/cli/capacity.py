@@ -7,9 +7,8 @@ import typer
 from rich.text import Text
 
 from irouter import evaluation
-from irouter._core import IrouterError
 from irouter.cli import options, tables
-from irouter.cli.console import err, out, progress
+from irouter.cli.console import out, progress, written
 from irouter.evaluation import presentation
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -76,9 +75,8 @@ def capacity(
         predictor=predictor,
         router_profile=router_profile,
     )
-    if json_file is not None and not json_file.parent.is_dir():
-        raise IrouterError(f"no folder {json_file.parent} for {json_file.name}")
-    read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
+    options.need_folders(json_file)
+    read = options.read(trace, drop_empty=drop_empty)
     with progress("probing") as report:
         found = evaluation.capacity(
             scenario,
@@ -95,7 +93,7 @@ def capacity(
         return
     if json_file is not None:
         found.write_json(json_file)
-        err.print(f"figures: {json_file}", highlight=False, soft_wrap=True)
+        written("figures", json_file)
     _print(found)
 
 

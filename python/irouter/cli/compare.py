@@ -7,7 +7,7 @@ import typer
 
 from irouter import evaluation
 from irouter.cli import options, tables
-from irouter.cli.console import err, out, progress
+from irouter.cli.console import out, progress, written
 from irouter.evaluation.executors import cluster
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -54,12 +54,7 @@ def compare(
     slo_ttft: options.SloTtft = None,
     slo_tpot: options.SloTpot = None,
     json_file: options.JsonFile = None,
-    html_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", help="Write a page with plots here.", rich_help_panel="Output", show_default=False
-        ),
-    ] = None,
+    html_file: options.HtmlFile = None,
     threads: options.Threads = 0,
     ray: options.Ray = None,
 ) -> None:
@@ -84,7 +79,7 @@ def compare(
         sweep=options.loads(sweep),
     )
     options.need_folders(json_file, html_file)
-    read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
+    read = options.read(trace, drop_empty=drop_empty)
     with cluster(ray) as executor, progress("simulating") as report:
         comparison = evaluation.compare(
             scenario, trace=read, threads=threads, executor=executor, progress=report, **settings
@@ -92,10 +87,10 @@ def compare(
     to_standard_output = json_file == Path("-")
     if json_file is not None and not to_standard_output:
         comparison.write_json(json_file)
-        err.print(f"figures: {json_file}", highlight=False, soft_wrap=True)
+        written("figures", json_file)
     if html_file is not None:
         comparison.write_html(html_file)
-        err.print(f"report:  {html_file}", highlight=False, soft_wrap=True)
+        written("report", html_file)
     if to_standard_output:
         out.file.write(comparison.to_json())
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -12,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 # Tables keep their columns when the output goes to a file or a pipe.
 _PIPE_WIDTH = 160
@@ -20,6 +22,23 @@ out = Console()
 if not out.is_terminal:
     out = Console(width=_PIPE_WIDTH)
 err = Console(stderr=True)
+
+
+def written(what: str, file: Path) -> None:
+    """Says that a file was written, and what is in it."""
+    err.print(f"{what}: {file}", highlight=False, soft_wrap=True)
+
+
+def plain_table(title: str | None = None, *, gap: int = 2) -> Table:
+    """An empty table without lines, its columns `gap` apart."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, gap, 0, 0),
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from irouter import profiles as shipped_profiles
 from irouter import scenarios as shipped_scenarios
-from irouter.cli.console import out
+from irouter.cli.console import out, plain_table
 from irouter.evaluation.registry import registry
 
 profiles = typer.Typer(help="Latency profiles.", no_args_is_help=True)
@@ -79,7 +79,7 @@ def _cells(profile: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = plain_table()
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0, style="cyan" if index == 0 else "", overflow="fold")
     return table

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from irouter._core import IrouterError
+from irouter.evaluation import Trace, read_trace
 
 _WORKLOAD = "Workload"
 _CLUSTER = "Cluster"
@@ -129,6 +130,10 @@ JsonFile = Annotated[
         show_default=False,
     ),
 ]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option("--html", help="Write a page with plots here.", rich_help_panel=_OUTPUT, show_default=False),
+]
 SloTtft = Annotated[
     float | None,
     typer.Option(
@@ -188,6 +193,11 @@ def settings(
                 f"--set {assignment}: {error}; expected KEY=VALUE in TOML, texts in quotes"
             ) from error
     return result
+
+
+def read(trace: Path | None, *, drop_empty: bool) -> Trace | None:
+    """The trace that was given, if one was."""
+    return None if trace is None else read_trace(trace, drop_empty=drop_empty)
 
 
 def need_folders(*files: Path | None) -> None:

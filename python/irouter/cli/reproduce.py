@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from irouter._core import IrouterError
 from irouter.cli import options
-from irouter.cli.console import err, out, progress
+from irouter.cli.console import out, plain_table, progress, written
 from irouter.evaluation import Comparison
 from irouter.reproduction import pages, words
 from irouter.reproduction.paper import Reproduction, Setup
@@ -41,17 +39,15 @@ def paper(
 ) -> None:
     """The experiments of Jain et al. (arXiv 2408.13510), beside the printed gains."""
     wanted = ((json_file, Reproduction.to_json), (html_file, pages.html), (markdown_file, pages.markdown))
-    files = [(file, text) for file, text in wanted if file is not None]
-    for file, _ in files:
-        if not file.parent.is_dir():
-            raise IrouterError(f"no folder {file.parent} for {file.name}")
+    options.need_folders(*(file for file, _ in wanted))
     with progress("simulating") as report:
         reproduction = run_paper(seeds=seeds, threads=threads, progress=report)
     for setup, comparison in reproduction.experiments:
         _print(setup, comparison)
-    for file, text in files:
-        file.write_text(text(reproduction), "utf-8")
-        err.print(f"written: {file}", highlight=False, soft_wrap=True)
+    for file, text in wanted:
+        if file is not None:
+            file.write_text(text(reproduction), "utf-8")
+            written("written", file)
 
 
 def _print(setup: Setup, comparison: Comparison) -> None:
@@ -59,7 +55,7 @@ def _print(setup: Setup, comparison: Comparison) -> None:
         out.print()
         out.print(title, style="bold")
         out.print(words.situation(setup, comparison, point), style="dim", highlight=False)
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        table = plain_table()
         for index, heading in enumerate(words.HEADINGS):
             table.add_column(heading, justify="right" if index else "left")
         for row in words.rows(point, printed):

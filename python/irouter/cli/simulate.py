@@ -8,7 +8,7 @@ import typer
 from irouter import evaluation
 from irouter._core import IrouterError
 from irouter.cli import options
-from irouter.cli.console import err
+from irouter.cli.console import err, written
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -66,10 +66,9 @@ def simulate(
     )
     if out.suffix != ".parquet":
         raise IrouterError(f"--out {out}: expected a file that ends in .parquet")
-    if not out.parent.is_dir():
-        raise IrouterError(f"no folder {out.parent} for {out.name}")
-    read = None if trace is None else evaluation.read_trace(trace, drop_empty=drop_empty)
+    options.need_folders(out)
+    read = options.read(trace, drop_empty=drop_empty)
     with err.status("simulating"):
         run = evaluation.simulate(scenario, policy=policy, trace=read, **settings)
         run.to_polars().write_parquet(out)
-    err.print(f"{len(run)} requests: {out}", highlight=False, soft_wrap=True)
+    written(f"{len(run)} requests", out)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from irouter.cli.console import out
+from irouter.cli.console import out, plain_table
 from irouter.evaluation import Comparison
 from irouter.evaluation.presentation import (
     LATENCY,
@@ -76,9 +76,7 @@ def _who_pays(policies: Mapping[str, Mapping[str, Any]], reference: str) -> Tabl
 
 def policy_table(title: str, policies: Mapping[str, Any], headings: Sequence[str]) -> Table:
     """An empty table with a row per policy to come, and `headings` after its name."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = plain_table(title, gap=1)
     table.add_column("policy", no_wrap=True, min_width=max(map(len, policies)))
     for heading in headings:
         table.add_column(heading, justify="right")

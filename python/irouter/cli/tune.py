@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from irouter._core import IrouterError
 from irouter.cli import options
-from irouter.cli.console import err, out, progress
+from irouter.cli.console import out, progress, written
 from irouter.evaluation import tuned, tuning
 from irouter.evaluation.executors import cluster
 
@@ -50,8 +49,7 @@ def tune(
     ray: options.Ray = None,
 ) -> None:
     """Search the constants of a policy on training workloads."""
-    if file is not None and not file.parent.is_dir():
-        raise IrouterError(f"no folder {file.parent} for {file.name}")
+    options.need_folders(file)
     with cluster(ray) as executor, progress("simulated requests") as report:
         found = tuning.tune(
             policy,
@@ -75,4 +73,4 @@ def tune(
         out.print(f"  {name} = {value}", highlight=False)
     if file is not None:
         tuned.write(file, found.policy, found.to_entry())
-        err.print(f"constants: {file}", highlight=False, soft_wrap=True)
+        written("constants", file)

@@ -4,6 +4,7 @@ from irouter.evaluation.capacity_search import Capacity, PolicyCapacity, Probe, 
 from irouter.evaluation.comparison import Comparison, Point, Simulation, compare, simulate
 from irouter.evaluation.settings import Settings
 from irouter.evaluation.traces import Trace, read_trace
+from irouter.evaluation.tuning import Tuned, tune
 
 __all__ = [
     "Capacity",
@@ -14,8 +15,10 @@ __all__ = [
     "Settings",
     "Simulation",
     "Trace",
+    "Tuned",
     "capacity",
     "compare",
     "read_trace",
     "simulate",
+    "tune",
 ]

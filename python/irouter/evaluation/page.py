@@ -63,9 +63,17 @@ def notes(lines: Iterable[str]) -> str:
     return f'<ul class="notes">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
 
 
-def table(headings: Sequence[str], rows: Iterable[str]) -> str:
-    """A table from headings as text and rows as HTML."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+def text_cell(text: str) -> str:
+    """A cell of words, which begin at its left."""
+    return f'<td class="text">{escape(text)}</td>'
+
+
+def table(headings: Sequence[str], rows: Iterable[str], *, text_columns: int = 0) -> str:
+    """A table from headings as text and rows as HTML: a name, then `text_columns` of words, then figures."""
+    classes = [' class="text"' if 0 < index <= text_columns else "" for index in range(len(headings))]
+    head = "".join(
+        f"<th{name}>{escape(heading)}</th>" for name, heading in zip(classes, headings, strict=True)
+    )
     body = "".join(rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

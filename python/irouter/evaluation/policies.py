@@ -14,6 +14,7 @@ from irouter.evaluation.tuned import constants_of
 PolicyFunction = Callable[[dict[str, Any], list[dict[str, Any]]], int]
 """Gets a request and the instances that can take it, as plain dictionaries, and returns the number of one of them."""
 
+_EXTERNAL: Final = "external:"
 _WITH_OPTIONS: Final = re.compile(r"(?P<name>[^()]+)\((?P<options>.*)\)")
 
 
@@ -40,6 +41,11 @@ class PolicyChoice:
             return self.as_label
         options = ",".join(f"{option}={json.dumps(value)}" for option, value in sorted(self.options.items()))
         return f"{self.name}({options})" if options else self.name
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it is a program of its own (`docs/external-policies.md`)."""
+        return self.name.startswith(_EXTERNAL)
 
     def to_data(self) -> str | dict[str, Any]:
         """The policy as an experiment has it."""

@@ -24,6 +24,11 @@ PALETTE: Final = (
     "#4269d0", "#e0803b", "#3a9d6e", "#d1495b", "#8c6bb1", "#00a3b4", "#b58900", "#c2529e", "#7a5c45", "#5b8c2a",
     "#1b6ca8", "#f0a35e", "#2a6f6b", "#a83232", "#5e4fa2", "#66c2d0", "#d4b106", "#e39ac4", "#a98467", "#9ab973",
 )  # fmt: skip
+LOGARITHMIC: Final = {
+    "type": "log",
+    "tickvals": [digit * 10.0**power for power in range(-4, 7) for digit in (1, 2, 5)],
+}
+"""A logarithmic axis whose ticks are numbers in full: Plotly's own write 50 as 5."""
 REFERENCE_COLOUR: Final = "#57606a"
 _GRID: Final = "#e6e8eb"
 _INK: Final = "#1f2328"
@@ -41,11 +46,10 @@ class Styles:
     def __init__(self, comparison: Comparison) -> None:
         self.reference = comparison.experiment.reference
         self.policies = ordered(comparison.policies)
-        known = list(registry())
-        rank = {
-            name: index for index, name in enumerate([*known, *(n for n in self.policies if n not in known)])
-        }
-        self._colours = {name: PALETTE[rank[name] % len(PALETTE)] for name in self.policies}
+        # In the order of the registry: the same policies have the same colours on every page, whoever is fastest.
+        listed = [name for name in registry() if name in self.policies]
+        listed += sorted(self.policies.keys() - listed)
+        self._colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(listed)}
         self._colours[self.reference] = REFERENCE_COLOUR
         others = [name for name in self.policies if name != self.reference]
         self._shown = {self.reference, *others[:_SHOWN]}
@@ -159,7 +163,7 @@ def distributions(styles: Styles, point: Point) -> Figure:
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(type="log", title="seconds", dtick="D2")
+    figure.update_xaxes(**LOGARITHMIC, title="seconds")
     figure.update_yaxes(ticksuffix=" %", range=[0, 101])
     figure.update_yaxes(title="share of requests", col=1)
     return styled(figure, height=450, legend=True)
@@ -350,8 +354,8 @@ def against_load(styles: Styles, points: Sequence[Point]) -> Figure:
                 col=column,
             )
     figure.update_xaxes(title="load", tickvals=loads if len(loads) <= _SHOWN else loads[::2])
-    figure.update_yaxes(type="log", title="seconds", dtick="D2", col=1)
-    figure.update_yaxes(type="log", dtick="D2", col=2)
+    figure.update_yaxes(**LOGARITHMIC, title="seconds", col=1)
+    figure.update_yaxes(**LOGARITHMIC, col=2)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", col=3)
     return styled(figure, height=450, legend=True)
 

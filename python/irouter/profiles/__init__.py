@@ -3,18 +3,19 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from irouter._core import IrouterError, Profile
-from irouter._names import unknown
+from irouter._shipped import ShippedFiles
 
 __all__ = ["load", "names"]
+
+_SHIPPED: Final = ShippedFiles("profile", resources.files(__name__), ".json")
 
 
 def names() -> list[str]:
     """Names of the shipped profiles, such as `llama-3.1-8b@h100`."""
-    files = resources.files(__name__).iterdir()
-    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+    return _SHIPPED.names()
 
 
 def load(name: str | Path) -> dict[str, Any]:
@@ -26,21 +27,10 @@ def load(name: str | Path) -> dict[str, Any]:
     Raises:
         IrouterError: For an unknown name, or naming the bad field of a file.
     """
-    if str(name).endswith(".json"):
-        path = Path(name)
-        if not path.is_file():
-            raise IrouterError(f"no profile file {path}")
-        where, text = path.name, path.read_text(encoding="utf-8")
-    else:
-        shipped = names()
-        if name not in shipped:
-            raise unknown(
-                "profile", str(name), shipped, "`irouter profiles list` lists them; a file ends in .json"
-            )
-        where, text = str(name), (resources.files(__name__) / f"{name}.json").read_text(encoding="utf-8")
+    file = _SHIPPED.read(name)
     try:
-        Profile(text)
+        Profile(file.text)
     except IrouterError as error:
-        raise IrouterError(f"{where}: {error}") from error
-    profile: dict[str, Any] = json.loads(text)
+        raise IrouterError(f"{file.where}: {error}") from error
+    profile: dict[str, Any] = json.loads(file.text)
     return profile

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def markdown(reproduction: Reproduction) -> str:
     """The tables as Markdown."""
-    lines = [f"# {reproduction.title}", "", INTRODUCTION]
+    written_by = "Written by `irouter reproduce paper --markdown FILE`."
+    lines = [f"# {reproduction.title}", "", INTRODUCTION, "", written_by]
     for setup, comparison in reproduction.experiments:
         for title, point, printed in points(setup, comparison):
             lines += ["", f"## {title}", "", situation(setup, comparison, point)]

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from irouter._core import IrouterError
-from irouter._names import unknown
+from irouter._shipped import ShippedFiles
 from irouter.evaluation.settings import Settings, checked
 
 __all__ = ["Scenario", "load", "names"]
 
 _OWN_KEYS: Final = ("description", "notes", "trace_source")
+_SHIPPED: Final = ShippedFiles("scenario", resources.files(__name__), ".toml")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,8 +43,7 @@ class Scenario:
 
 def names() -> list[str]:
     """Names of the shipped scenarios."""
-    files = resources.files(__name__).iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return _SHIPPED.names()
 
 
 def load(name: str | Path) -> Scenario:
@@ -55,18 +55,8 @@ def load(name: str | Path) -> Scenario:
     Raises:
         IrouterError: For an unknown name, or naming the bad key of a file.
     """
-    if str(name).endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise IrouterError(f"no scenario file {path}")
-        return _parse(path.stem, path.name, path.read_text(encoding="utf-8"))
-    shipped = names()
-    if name not in shipped:
-        raise unknown(
-            "scenario", str(name), shipped, f"shipped are {', '.join(shipped)}; a file ends in .toml"
-        )
-    text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
-    return _parse(str(name), f"{name}.toml", text)
+    file = _SHIPPED.read(name)
+    return _parse(file.name, file.where, file.text)
 
 
 def _parse(name: str, where: str, text: str) -> Scenario:
