@@ -93,7 +93,8 @@ lint: $(VENV)/.dev build-release ## Formats, clippy, ruff, mypy, and the stubs a
 	$(BIN)/python -m mypy.stubtest irouter._core --allowlist .stubtest-allowlist
 
 .PHONY: test-rust
-test-rust: $(BIN)/python ## Rust tests, with nextest where it is installed
+test-rust: export PROPTEST_RNG_SEED ?= 2408
+test-rust: $(BIN)/python ## Rust tests on the same cases every time (`make soak` draws new ones), with nextest where it is installed
 	$(if $(NEXTEST),cargo nextest run --workspace --locked,cargo test --quiet --workspace --locked --lib --tests)
 	cargo test --quiet --locked --doc -p irouter-core -p irouter-sim
 

@@ -168,19 +168,18 @@ class _Search:
         self.requests = 0
 
     def run(self, budget: int, seed: int) -> Tuned:
-        default = self.position_of_defaults()
         held_out = 3 * _HELD_OUT_WINDOWS * _REQUESTS * len(self.points)
         generation = (_CANDIDATES + 1) * _REQUESTS * len(self.points)
         if budget < held_out + generation:
             raise IrouterError(f"a budget of {budget} requests: expected at least {held_out + generation}")
-        found = default
+        found: dict[str, Any] = {}
         if self.policy.tunable:
-            found = self.favourite(default, budget - held_out - generation, seed)
-        objectives = self.objectives([default, found], _HELD_OUT_SEED, _HELD_OUT_WINDOWS)
+            found = self.favourite(budget - held_out - generation, seed)
+        objectives = self.objectives([{}, found], _HELD_OUT_SEED, _HELD_OUT_WINDOWS)
         better = objectives[1] < objectives[0]
         return Tuned(
             policy=self.policy.name,
-            constants=self.constants(found) if better else {},
+            constants=found if better else {},
             objective=min(objectives),
             default_objective=objectives[0],
             requests=self.requests,
@@ -188,28 +187,26 @@ class _Search:
             workloads=tuple(map(_name, self.points)),
         )
 
-    def favourite(self, start: NDArray[np.float64], budget: int, seed: int) -> NDArray[np.float64]:
+    def favourite(self, budget: int, seed: int) -> dict[str, Any]:
         """Where the search ends: the mean of its last distribution, which no single lucky window decides."""
         cma = require("cma", extra="cli", purpose="tuning")
         settings = {"bounds": [0, 1], "popsize": _CANDIDATES, "seed": seed + 1, "verbose": -9}
-        strategy = cma.CMAEvolutionStrategy(start, _FIRST_STEP, settings)
+        strategy = cma.CMAEvolutionStrategy(self.start(), _FIRST_STEP, settings)
         number = 0
         # Generations run until the budget would be exceeded: the windows change, so that no test of convergence holds.
         while self.requests <= budget:
             candidates = strategy.ask()
-            strategy.tell(candidates, self.objectives(candidates, _TRAINING_SEED + number, 1))
+            constants = [self.constants(candidate) for candidate in candidates]
+            strategy.tell(candidates, self.objectives(constants, _TRAINING_SEED + number, 1))
             number += 1
-        favourite: NDArray[np.float64] = np.clip(strategy.result.xfavorite, 0.0, 1.0)
-        return favourite
+        return self.constants(np.clip(strategy.result.xfavorite, 0.0, 1.0))
 
     def objectives(
-        self, candidates: Sequence[NDArray[np.float64]], first_seed: int, windows: int
+        self, candidates: Sequence[Mapping[str, Any]], first_seed: int, windows: int
     ) -> list[float]:
-        """Objective of each candidate on the same windows."""
+        """Objective of the policy with each of these constants, on the same windows."""
         choices = [
-            PolicyChoice(
-                self.policy.name, {**self.policy.equalised, **self.constants(candidate)}, as_label=str(index)
-            )
+            PolicyChoice(self.policy.name, {**self.policy.equalised, **candidate}, as_label=str(index))
             for index, candidate in enumerate(candidates)
         ]
         total = np.zeros(len(candidates))
@@ -225,7 +222,7 @@ class _Search:
         self.progress(self.requests)
         return [float(value) for value in total / len(self.points)]
 
-    def position_of_defaults(self) -> NDArray[np.float64]:
+    def start(self) -> NDArray[np.float64]:
         """The default constants in the unit cube."""
         options = {**self.policy.options, **self.policy.equalised}
         position = [_position(tunable, options[tunable.option]) for tunable in self.policy.tunable]
@@ -270,7 +267,10 @@ def _value(tunable: Tunable, share: float) -> float | int:
     return float(f"{math.exp(value):.4g}")
 
 
-def _position(tunable: Tunable, value: float) -> float:
+def _position(tunable: Tunable, value: float | None) -> float:
+    if value is None:
+        # A limit that is off.
+        return 1.0
     low, high = _ends(tunable)
     inside = min(max(value, tunable.low), tunable.high)
     if tunable.scale != "linear":

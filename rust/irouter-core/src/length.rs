@@ -81,7 +81,11 @@ impl LengthDistribution {
 
     /// Probability that the length exceeds `tokens`.
     pub fn survival(&self, tokens: f64) -> f64 {
-        let index = self.segment(tokens);
+        self.survival_in(self.segment(tokens), tokens)
+    }
+
+    /// The same, where the last knot at or below `tokens` is known.
+    fn survival_in(&self, index: usize, tokens: f64) -> f64 {
         if tokens < self.tokens[0] {
             return 1.0;
         }
@@ -141,21 +145,35 @@ impl LengthDistribution {
         tokens.min(f64::from(max_tokens))
     }
 
-    /// Probability that a request which has produced `produced` tokens is not done `steps` tokens later, when it is cut at
-    /// `max_tokens`.
-    pub fn outlasts(&self, produced: u32, steps: u32, max_tokens: u32) -> f64 {
-        if steps == 0 {
-            return 1.0;
-        }
-        if steps >= max_tokens.saturating_sub(produced) {
-            return 0.0;
-        }
-        let alive = self.survival(f64::from(produced));
-        if alive < 1e-12 {
-            // As in `expected_remaining`.
-            return libm::exp(-self.hazard * f64::from(steps));
-        }
-        self.survival(f64::from(produced) + f64::from(steps)) / alive
+    /// Probabilities that a request which has produced `produced` tokens is not done so many tokens later, for ascending
+    /// `steps`, when it is cut at `max_tokens`.
+    pub fn outlasts<'a>(
+        &'a self,
+        produced: u32,
+        max_tokens: u32,
+        steps: impl Iterator<Item = u32> + 'a,
+    ) -> impl Iterator<Item = f64> + 'a {
+        let from = f64::from(produced);
+        let alive = self.survival(from);
+        // The knot below moves with the steps, so that none is searched for.
+        let mut segment = self.segment(from);
+        steps.map(move |steps| {
+            if steps == 0 {
+                return 1.0;
+            }
+            if steps >= max_tokens.saturating_sub(produced) {
+                return 0.0;
+            }
+            if alive < 1e-12 {
+                // As in `expected_remaining`.
+                return libm::exp(-self.hazard * f64::from(steps));
+            }
+            let tokens = from + f64::from(steps);
+            while segment + 1 < KNOTS && self.tokens[segment + 1] <= tokens {
+                segment += 1;
+            }
+            self.survival_in(segment, tokens) / alive
+        })
     }
 
     /// Integral of the survival function from `tokens` to infinity.

@@ -132,9 +132,9 @@ impl Forecast {
         let context = f64::from(request.prompt_tokens) + f64::from(produced) + self.slack_tokens;
         // At the point before: the tokens held, if there, and the probability of not being there.
         let (mut before, mut gone) = (0.0, 0.0);
-        for (point, &step) in GRID.iter().enumerate().skip(start) {
-            let steps = step - GRID[start];
-            let there = request.predicted.outlasts(produced, steps, request.max_tokens);
+        let steps = GRID[start..].iter().map(|step| step - GRID[start]);
+        let chances = request.predicted.outlasts(produced, request.max_tokens, steps.clone());
+        for ((point, steps), there) in (start..POINTS).zip(steps).zip(chances) {
             if there <= 0.0 {
                 break;
             }

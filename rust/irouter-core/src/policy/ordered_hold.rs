@@ -8,6 +8,7 @@ use crate::request::Request;
 use crate::state::InstanceState;
 
 use super::central::{Central, ShortestFirst};
+use super::estimate::expected_output_tokens;
 use super::least_work::LeastWork;
 use super::registry::{Configurable, NoOptions, Scale, Tunable};
 use super::room::Room;
@@ -37,13 +38,23 @@ impl Room for LikelyRoom {
         if in_flight == 0 {
             return true;
         }
-        in_flight < slots.saturating_add(self.lookahead_requests)
-            && Forecast::new(instance, view.residents(instance.id()))
+        if in_flight >= slots.saturating_add(self.lookahead_requests) {
+            return false;
+        }
+        let capacity = instance.kv_capacity_tokens() as f64;
+        let own = f64::from(request.prompt_tokens) + expected_output_tokens(request);
+        let all = instance.context_tokens() as f64 + instance.remaining_output_tokens() + own;
+        // Nothing to forecast where they would not fill half of it if all stayed until the last is done.
+        all <= FAR_FROM_FULL * capacity
+            || Forecast::new(instance, view.residents(instance.id()))
                 .with(request)
-                .overflow_probability(instance.kv_capacity_tokens() as f64)
+                .overflow_probability(capacity)
                 <= self.overflow_probability
     }
 }
+
+/// Share of the KV cache up to which expected contexts need no forecast.
+const FAR_FROM_FULL: f64 = 0.5;
 
 /// Constants of `ordered_hold`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
