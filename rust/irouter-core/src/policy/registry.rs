@@ -329,6 +329,25 @@ mod tests {
     }
 
     #[test]
+    fn a_search_can_find_every_default() {
+        for entry in registry() {
+            let defaults = entry.default_options();
+            for tunable in entry.tunable {
+                // Without a value the constant is off as shipped.
+                let Some(default) = defaults[tunable.option].as_f64() else {
+                    assert!(defaults[tunable.option].is_null(), "{}: {tunable:?}", entry.name);
+                    continue;
+                };
+                assert!(
+                    (tunable.low..=tunable.high).contains(&default),
+                    "{}: {tunable:?}, {default}",
+                    entry.name
+                );
+            }
+        }
+    }
+
+    #[test]
     fn only_oracles_ask_for_true_lengths() {
         let oracles = registry().iter().filter(|entry| entry.needs().unwrap().truth);
         let names: Vec<_> = oracles.map(|entry| entry.name).collect();

@@ -70,7 +70,6 @@ pub(super) struct Sums {
     pub(super) queued_prefill_tokens: u64,
     pub(super) prompt_tokens: u64,
     pub(super) produced_tokens: u64,
-    pub(super) predicted_millitokens: u64,
     pub(super) remaining_millitokens: u64,
 }
 
@@ -129,11 +128,6 @@ impl InstanceState {
     /// (needs [`crate::policy::Needs::progress`]).
     pub fn produced_tokens(&self) -> u64 {
         self.sums.produced_tokens
-    }
-
-    /// Expected output tokens of all requests in flight, as predicted when they were dispatched.
-    pub fn predicted_output_tokens(&self) -> f64 {
-        self.sums.predicted_millitokens as f64 / MILLITOKENS
     }
 
     /// Expected output tokens still to come, given what is known to have been produced

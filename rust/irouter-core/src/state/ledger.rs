@@ -34,7 +34,6 @@ pub(super) struct Lease {
     pub(super) started: bool,
     /// Tokens known to have been produced.
     pub(super) produced: u32,
-    pub(super) predicted_millitokens: u64,
     pub(super) remaining_millitokens: u64,
     pub(super) twin: Option<TwinLease>,
 }

@@ -187,7 +187,6 @@ impl State {
             uncached_tokens: uncached,
             started: false,
             produced: 0,
-            predicted_millitokens: predicted,
             remaining_millitokens: predicted,
             twin,
         };
@@ -195,7 +194,6 @@ impl State {
         instance.sums.awaiting_first_token += 1;
         instance.sums.queued_prefill_tokens += u64::from(uncached);
         instance.sums.prompt_tokens += u64::from(request.prompt_tokens);
-        instance.sums.predicted_millitokens += predicted;
         instance.sums.remaining_millitokens += predicted;
         instance.since_report.requests += 1;
         instance.since_report.prompt_tokens += u64::from(uncached);
@@ -280,7 +278,6 @@ impl State {
         }
         sums.prompt_tokens -= u64::from(request.prompt_tokens);
         sums.produced_tokens -= u64::from(lease.produced);
-        sums.predicted_millitokens -= lease.predicted_millitokens;
         sums.remaining_millitokens -= lease.remaining_millitokens;
         instance.slots.swap_remove(lease.position as usize);
         if let (Some(twin), Some(place)) = (&mut instance.twin, lease.twin) {

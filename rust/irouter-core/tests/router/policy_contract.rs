@@ -34,7 +34,7 @@ fn specs() -> Vec<PolicySpec> {
             .with_option("length_quantile", 0.9),
         PolicySpec::named("aibrix_prefix")
             .with_option("imbalance_requests", 0)
-            .with_option("max_blocks", 64)
+            .with_option("max_tree_blocks", 64)
             .with_option("idle_minutes", 0.01),
         PolicySpec::named("cache_aware")
             .with_option("balance_abs_threshold", 1)
@@ -51,7 +51,6 @@ fn specs() -> Vec<PolicySpec> {
             .with_option("memory_seconds", 1.0),
         PolicySpec::named("litellm_least_busy").with_option("count_seconds", Value::Null),
         PolicySpec::named("litellm_least_busy").with_option("count_seconds", 1.0),
-        PolicySpec::named("dynamo_kv_osl").with_option("expected_output", "max_tokens"),
         // So that a handful of completions train it.
         PolicySpec::named("llmd_predicted_latency")
             .with_option("first_training", 10)

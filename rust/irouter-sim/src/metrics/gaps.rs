@@ -83,24 +83,9 @@ impl GapHistogram {
         }
     }
 
-    /// Adds the gaps of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        for (count, &more) in self.counts.iter_mut().zip(&other.counts) {
-            *count += more;
-        }
-        self.count += other.count;
-        self.sum += other.sum;
-        self.longest = self.longest.max(other.longest);
-    }
-
     /// Number of gaps.
     pub fn count(&self) -> u64 {
         self.count
-    }
-
-    /// Sum of the gaps in picoseconds, exact.
-    pub fn sum_picos(&self) -> u128 {
-        self.sum
     }
 
     /// Mean gap in seconds; `None` without gaps.

@@ -41,7 +41,7 @@ pub struct RunConfig {
     pub aborts: Option<Aborts>,
     /// Share of the requests whose end the router is never told.
     pub leak_share: f64,
-    /// Instances that break and come back.
+    /// Instances that break and come back. One that is away cannot break again.
     pub crashes: Vec<Crash>,
     /// Instances that are slower than their profile.
     pub slow: Vec<Slow>,
@@ -94,6 +94,13 @@ pub struct Crash {
     pub down: Picos,
 }
 
+impl Crash {
+    /// When the instance is back: not before the router knows that it broke.
+    pub(super) fn back(self, event_delay: Picos) -> Picos {
+        self.at.saturating_add(self.down.max(event_delay))
+    }
+}
+
 /// An instance whose steps take longer, or shorter, than its profile says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slow {
@@ -135,8 +142,26 @@ impl RunConfig {
         for crash in &self.crashes {
             self.validate_outage("crashes", crash.instance, crash.at, crash.down)?;
         }
+        self.validate_crashes_apart()?;
         for slow in &self.slow {
             self.validate_outage("slow", slow.instance, slow.at, slow.down.unwrap_or(Picos::MAX))?;
+        }
+        Ok(())
+    }
+
+    /// A second crash of an instance that is away would end with the first one's return.
+    fn validate_crashes_apart(&self) -> Result<()> {
+        let mut crashes = self.crashes.clone();
+        crashes.sort_by_key(|crash| (crash.instance, crash.at));
+        for pair in crashes.windows(2) {
+            let (before, crash) = (pair[0], pair[1]);
+            let back = before.back(self.delays.event);
+            if crash.instance == before.instance && crash.at <= back {
+                let value = format!("at {} on instance {}", crash.at, crash.instance);
+                let expected =
+                    format!("a time after {back}, when the instance is back from its crash at {}", before.at);
+                return Err(SimError::field("crashes", value, expected));
+            }
         }
         Ok(())
     }

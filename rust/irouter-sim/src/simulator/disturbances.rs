@@ -46,10 +46,11 @@ impl Disturbances {
         let mut upcoming = BinaryHeap::new();
         for crash in &config.crashes {
             let index = crash.instance as usize;
-            let known = crash.at + config.delays.event;
+            let known = crash.at.saturating_add(config.delays.event);
+            let back = crash.back(config.delays.event);
             upcoming.push(Reverse((crash.at, Disturbance::Crash(index))));
             upcoming.push(Reverse((known, Disturbance::CrashKnown(index))));
-            upcoming.push(Reverse(((crash.at + crash.down).max(known), Disturbance::Return(index))));
+            upcoming.push(Reverse((back, Disturbance::Return(index))));
         }
         for slow in &config.slow {
             // When the router's knowledge has got there, so that the engine has got there and no further.

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
+use irouter_core::policy::PolicySpec;
 use irouter_core::{InstanceId, Picos};
 use irouter_sim::metrics::{Outcome, RequestRecords};
-use irouter_sim::simulator::{Aborts, Crash, RunConfig};
+use irouter_sim::simulator::{Aborts, Crash, RunConfig, Simulator};
 
-use crate::support::{Entry, Shown, config, run, workload_and_a_straggler};
+use crate::support::{Entry, Shown, config, predictions, run, workload, workload_and_a_straggler};
 
 const REQUESTS: usize = 500;
 /// Policies that read nothing, counts, progress and twins.
@@ -86,6 +87,33 @@ fn an_instance_that_broke_gets_nothing_until_it_is_back_and_then_serves_again() 
         assert!(rows.iter().filter(again).count() > 20, "{policy}");
         assert_eq!(last.iter().map(|shown| shown.generation).collect::<Vec<_>>(), [0, 1, 0], "{policy}");
     }
+}
+
+#[test]
+fn an_instance_that_is_away_cannot_break_again() {
+    let crash = |instance, at_s, down_s| {
+        let (at, down) = (Picos::SECOND * at_s, Picos::SECOND * down_s);
+        Crash { instance, at, down }
+    };
+    let workload = workload(1);
+    let error = |crashes: Vec<Crash>| {
+        let config = RunConfig { crashes, ..config(1) };
+        let policy = PolicySpec::named("round_robin").build(1).unwrap();
+        Simulator::new(&config, policy, &workload, predictions(&workload))
+            .err()
+            .map(|error| error.to_string())
+    };
+    assert_eq!(error(vec![crash(1, 19, 1), crash(1, 10, 8), crash(0, 12, 8)]), None);
+    for second in [crash(1, 10, 1), crash(1, 12, 20), crash(1, 18, 1)] {
+        let error = error(vec![second, crash(0, 5, 1), crash(1, 10, 8)]).unwrap();
+        let named = format!("`crashes` is at {} on instance 1, expected a time after", second.at);
+        assert!(error.contains(&named), "{error}");
+    }
+    // Until the router knows of a short crash, one event delay after it, the instance is not back.
+    let short = Crash { down: Picos(1), ..crash(1, 10, 1) };
+    let delay = config(1).delays.event;
+    assert!(error(vec![short, Crash { at: short.at + delay, ..short }]).is_some());
+    assert_eq!(error(vec![short, Crash { at: short.at + delay + Picos(1), ..short }]), None);
 }
 
 #[test]

@@ -27,8 +27,8 @@ use crate::policy::{ClusterView, Needs, Policy};
 /// * percent matched: leading blocks of the prompt that were dispatched to the instance, of its full blocks, rounded down.
 ///   `AIBrix`'s blocks are 128 characters, here 32 tokens at 4 characters a token: every second block hash.
 ///
-/// Blocks idle for 20 minutes are forgotten, and the least recently used ones beyond `max_blocks`. `AIBrix` keeps one list
-/// for all instances, in which a block that several of them have counts once; here each instance has its own. A prompt
+/// Blocks idle for 20 minutes are forgotten, and the least recently used ones beyond `max_tree_blocks`. `AIBrix` keeps one
+/// list for all instances, in which a block that several of them have counts once; here each instance has its own. A prompt
 /// without block hashes matches nothing. Ties are broken at random, as in `AIBrix`. Output lengths are not known to it.
 #[derive(Clone, Debug)]
 pub(crate) struct AibrixPrefix {
@@ -46,14 +46,14 @@ pub(crate) struct AibrixPrefixOptions {
     /// Standard deviations above the mean that an instance with the prefix may be at: 1.
     pub deviations: f64,
     /// Blocks of 32 tokens remembered for an instance: 200,000.
-    pub max_blocks: u32,
+    pub max_tree_blocks: u32,
     /// Minutes after which an unused block is forgotten: 20.
     pub idle_minutes: f64,
 }
 
 impl Default for AibrixPrefixOptions {
     fn default() -> Self {
-        Self { imbalance_requests: 8, deviations: 1.0, max_blocks: 200_000, idle_minutes: 20.0 }
+        Self { imbalance_requests: 8, deviations: 1.0, max_tree_blocks: 200_000, idle_minutes: 20.0 }
     }
 }
 
@@ -89,17 +89,14 @@ impl Configurable for AibrixPrefix {
     ];
 
     fn new(options: AibrixPrefixOptions, seed: u64) -> Result<Self> {
-        let AibrixPrefixOptions { deviations, max_blocks, idle_minutes, .. } = options;
+        let AibrixPrefixOptions { deviations, max_tree_blocks, idle_minutes, .. } = options;
         if !(deviations.is_finite() && deviations >= 0.0) {
             return Err(Error::field("deviations", deviations, "zero or more"));
-        }
-        if max_blocks == 0 {
-            return Err(Error::field("max_blocks", 0, "at least 1"));
         }
         let idle = Picos::from_seconds(idle_minutes * 60.0).filter(|idle| *idle > Picos::ZERO);
         let idle =
             idle.ok_or_else(|| Error::field("idle_minutes", idle_minutes, "a positive number of minutes"))?;
-        Ok(Self { options, draws: Draws::new(seed), index: PrefixTree::new(max_blocks, idle) })
+        Ok(Self { options, draws: Draws::new(seed), index: PrefixTree::new(max_tree_blocks, idle)? })
     }
 }
 
@@ -216,7 +213,7 @@ mod tests {
         let default = AibrixPrefixOptions::default();
         for (options, field) in [
             (AibrixPrefixOptions { deviations: -1.0, ..default }, "deviations"),
-            (AibrixPrefixOptions { max_blocks: 0, ..default }, "max_blocks"),
+            (AibrixPrefixOptions { max_tree_blocks: 0, ..default }, "max_tree_blocks"),
             (AibrixPrefixOptions { idle_minutes: 0.0, ..default }, "idle_minutes"),
         ] {
             let error = AibrixPrefix::new(options, 0).err().unwrap();

@@ -87,31 +87,35 @@ impl CacheAwareOptions {
     }
 }
 
+/// Thresholds of either rule of this name that a search may set.
+pub(super) const THRESHOLDS_TUNABLE: &[Tunable] = &[
+    Tunable { option: "cache_threshold", low: 0.0, high: 1.0, scale: Scale::Linear },
+    Tunable { option: "balance_abs_threshold", low: 0.0, high: 256.0, scale: Scale::Count },
+    Tunable { option: "balance_rel_threshold", low: 1.0, high: 8.0, scale: Scale::Logarithmic },
+];
+
+/// # Errors
+/// [`Error::Field`] for a matched share outside 0 to 1, or a ratio of loads below 1.
+pub(super) fn validate_thresholds(cache_threshold: f64, balance_rel_threshold: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&cache_threshold) {
+        return Err(Error::field("cache_threshold", cache_threshold, "a share from 0 to 1"));
+    }
+    if !(balance_rel_threshold.is_finite() && balance_rel_threshold >= 1.0) {
+        return Err(Error::field("balance_rel_threshold", balance_rel_threshold, "a ratio of at least 1"));
+    }
+    Ok(())
+}
+
 impl Configurable for CacheAware {
     type Options = CacheAwareOptions;
 
-    const TUNABLE: &'static [Tunable] = &[
-        Tunable { option: "cache_threshold", low: 0.0, high: 1.0, scale: Scale::Linear },
-        Tunable { option: "balance_abs_threshold", low: 0.0, high: 256.0, scale: Scale::Count },
-        Tunable { option: "balance_rel_threshold", low: 1.0, high: 8.0, scale: Scale::Logarithmic },
-    ];
+    const TUNABLE: &'static [Tunable] = THRESHOLDS_TUNABLE;
 
     fn new(options: CacheAwareOptions, seed: u64) -> Result<Self> {
         let CacheAwareOptions { cache_threshold, balance_rel_threshold, max_tree_blocks, .. } = options;
-        if !(0.0..=1.0).contains(&cache_threshold) {
-            return Err(Error::field("cache_threshold", cache_threshold, "a share from 0 to 1"));
-        }
-        if !(balance_rel_threshold.is_finite() && balance_rel_threshold >= 1.0) {
-            return Err(Error::field(
-                "balance_rel_threshold",
-                balance_rel_threshold,
-                "a ratio of at least 1",
-            ));
-        }
-        if max_tree_blocks == 0 {
-            return Err(Error::field("max_tree_blocks", 0, "at least 1"));
-        }
-        Ok(Self { options, draws: Draws::new(seed), tree: PrefixTree::new(max_tree_blocks, Picos::MAX) })
+        validate_thresholds(cache_threshold, balance_rel_threshold)?;
+        let tree = PrefixTree::new(max_tree_blocks, Picos::MAX)?;
+        Ok(Self { options, draws: Draws::new(seed), tree })
     }
 }
 

@@ -2,17 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
+use super::cache_aware::{THRESHOLDS_TUNABLE, validate_thresholds};
 use super::prefix_tree::PrefixTree;
 use super::smg_least_load::{SmgLeastLoad, SmgLeastLoadOptions, SmgScore};
 use super::spread::Spread;
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Scale, Tunable};
+use crate::policy::registry::{Configurable, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's `cache_aware` with its approximate tree, as of `smg` 1.13 (B9 of the peers' list).
@@ -93,28 +94,12 @@ impl Configurable for CacheAwareSmg {
     type Options = CacheAwareSmgOptions;
 
     const EQUALISED: &'static str = SmgLeastLoad::EQUALISED;
-    const TUNABLE: &'static [Tunable] = &[
-        Tunable { option: "cache_threshold", low: 0.0, high: 1.0, scale: Scale::Linear },
-        Tunable { option: "balance_abs_threshold", low: 0.0, high: 256.0, scale: Scale::Count },
-        Tunable { option: "balance_rel_threshold", low: 1.0, high: 8.0, scale: Scale::Logarithmic },
-    ];
+    const TUNABLE: &'static [Tunable] = THRESHOLDS_TUNABLE;
 
     fn new(options: CacheAwareSmgOptions, seed: u64) -> Result<Self> {
         let CacheAwareSmgOptions { cache_threshold, balance_rel_threshold, max_tree_blocks, .. } = options;
-        if !(0.0..=1.0).contains(&cache_threshold) {
-            return Err(Error::field("cache_threshold", cache_threshold, "a share from 0 to 1"));
-        }
-        if !(balance_rel_threshold.is_finite() && balance_rel_threshold >= 1.0) {
-            return Err(Error::field(
-                "balance_rel_threshold",
-                balance_rel_threshold,
-                "a ratio of at least 1",
-            ));
-        }
-        if max_tree_blocks == 0 {
-            return Err(Error::field("max_tree_blocks", 0, "at least 1"));
-        }
-        let tree = PrefixTree::new(max_tree_blocks, Picos::MAX);
+        validate_thresholds(cache_threshold, balance_rel_threshold)?;
+        let tree = PrefixTree::new(max_tree_blocks, Picos::MAX)?;
         Ok(Self { options, draws: Draws::new(seed), tree, score: SmgScore::new(options.score)? })
     }
 }

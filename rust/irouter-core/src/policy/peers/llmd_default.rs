@@ -25,8 +25,8 @@ use crate::policy::{ClusterView, Needs, Policy};
 /// * `k`: share of the KV cache in use. Both by the engine's last report, every 50 ms; nothing is added for what was sent
 ///   since;
 /// * `matched / blocks`: share of the prompt's leading blocks that went to the instance before, by an index of the
-///   router's own: blocks of `index_block` KV blocks (64 tokens), at most `most_blocks` of a prompt, the least recently
-///   used forgotten beyond `index_blocks` of an instance. No block, no match.
+///   router's own: blocks of `kv_blocks_per_index_block` KV blocks (64 tokens), at most `max_prompt_blocks` of a prompt,
+///   the least recently used forgotten beyond `max_index_blocks` of an instance. No block, no match.
 ///
 /// With `own_events` the router's own counts stand for `w` and `k`, and the share is that of the prompt's full KV blocks
 /// that are expected to be cached. Output lengths are not known to it. Ties are broken at random, as by llm-d's max-score picker.
@@ -49,11 +49,11 @@ pub(crate) struct LlmdDefaultOptions {
     /// Weight of the prefix cache scorer: 3.
     pub prefix_weight: f64,
     /// KV blocks that make one block of the index: 4, which is llm-d's 64 tokens with blocks of 16.
-    pub index_block: u32,
+    pub kv_blocks_per_index_block: u32,
     /// Most index blocks of a prompt that are looked at: 256.
-    pub most_blocks: u32,
+    pub max_prompt_blocks: u32,
     /// Index blocks remembered for each instance: 31,250.
-    pub index_blocks: u32,
+    pub max_index_blocks: u32,
     /// Seconds between reports: 0.05.
     pub report_seconds: f64,
     /// Whether the router's own counts and prefix index take the place of reports and of llm-d's index: false.
@@ -66,9 +66,9 @@ impl Default for LlmdDefaultOptions {
             queue_weight: 2.0,
             kv_weight: 2.0,
             prefix_weight: 3.0,
-            index_block: 4,
-            most_blocks: 256,
-            index_blocks: 31_250,
+            kv_blocks_per_index_block: 4,
+            max_prompt_blocks: 256,
+            max_index_blocks: 31_250,
             report_seconds: 0.05,
             own_events: false,
         }
@@ -78,9 +78,9 @@ impl Default for LlmdDefaultOptions {
 impl LlmdDefaultOptions {
     /// Hashes of the request's index blocks: that of the last KV block of each stands for all before it.
     fn index_blocks_of(&self, request: &Request) -> Vec<u64> {
-        let size = self.index_block as usize;
+        let size = self.kv_blocks_per_index_block as usize;
         let blocks = request.prompt_blocks.as_deref().unwrap_or_default();
-        blocks.iter().skip(size - 1).step_by(size).take(self.most_blocks as usize).copied().collect()
+        blocks.iter().skip(size - 1).step_by(size).take(self.max_prompt_blocks as usize).copied().collect()
     }
 }
 
@@ -119,9 +119,9 @@ impl Configurable for LlmdDefault {
             }
         }
         for (field, count) in [
-            ("index_block", options.index_block),
-            ("most_blocks", options.most_blocks),
-            ("index_blocks", options.index_blocks),
+            ("kv_blocks_per_index_block", options.kv_blocks_per_index_block),
+            ("max_prompt_blocks", options.max_prompt_blocks),
+            ("max_index_blocks", options.max_index_blocks),
         ] {
             if count == 0 {
                 return Err(Error::field(field, 0, "at least 1"));
@@ -160,7 +160,7 @@ impl Policy for LlmdDefault {
             return;
         }
         let blocks = self.options.index_blocks_of(request);
-        let capacity = self.options.index_blocks;
+        let capacity = self.options.max_index_blocks;
         let index = self.sent.entry(instance).get_or_insert_with(|| PrefixIndex::new(capacity));
         index.touch(&blocks);
     }
@@ -237,9 +237,9 @@ mod tests {
             (LlmdDefaultOptions { queue_weight: -1.0, ..default }, "queue_weight"),
             (LlmdDefaultOptions { kv_weight: f64::NAN, ..default }, "kv_weight"),
             (LlmdDefaultOptions { prefix_weight: f64::INFINITY, ..default }, "prefix_weight"),
-            (LlmdDefaultOptions { index_block: 0, ..default }, "index_block"),
-            (LlmdDefaultOptions { most_blocks: 0, ..default }, "most_blocks"),
-            (LlmdDefaultOptions { index_blocks: 0, ..default }, "index_blocks"),
+            (LlmdDefaultOptions { kv_blocks_per_index_block: 0, ..default }, "kv_blocks_per_index_block"),
+            (LlmdDefaultOptions { max_prompt_blocks: 0, ..default }, "max_prompt_blocks"),
+            (LlmdDefaultOptions { max_index_blocks: 0, ..default }, "max_index_blocks"),
             (LlmdDefaultOptions { report_seconds: 0.0, ..default }, "report_seconds"),
         ] {
             let error = LlmdDefault::new(options, 0).err().unwrap();

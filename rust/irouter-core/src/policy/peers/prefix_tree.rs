@@ -5,6 +5,7 @@ use std::hash::BuildHasherDefault;
 
 use hashbrown::HashMap;
 
+use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::policy::ClusterView;
 use crate::policy::estimate::PerInstance;
@@ -40,9 +41,15 @@ pub(super) struct LongestMatch<'a> {
 }
 
 impl PrefixTree {
-    /// Trees of at most so many blocks each, at least one, that forget what was idle for longer than `most_idle`.
-    pub(super) fn new(most_blocks: u32, most_idle: Picos) -> Self {
-        Self { most_blocks: u64::from(most_blocks), most_idle, trees: PerInstance::default() }
+    /// Trees of at most so many blocks each that forget what was idle for longer than `most_idle`.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for no block, by the name that the option has in every rule with a tree.
+    pub(super) fn new(max_tree_blocks: u32, most_idle: Picos) -> Result<Self> {
+        if max_tree_blocks == 0 {
+            return Err(Error::field("max_tree_blocks", 0, "at least 1"));
+        }
+        Ok(Self { most_blocks: u64::from(max_tree_blocks), most_idle, trees: PerInstance::default() })
     }
 
     /// Notes that the request went to the instance.
@@ -211,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_full_tree_loses_the_end_of_the_least_recent_prompt() {
-        let mut tree = PrefixTree::new(4, Picos::MAX);
+        let mut tree = PrefixTree::new(4, Picos::MAX).unwrap();
         insert(&mut tree, &[1, 2, 3], 0.0);
         insert(&mut tree, &[1, 9], 1.0);
         assert_eq!((tree.blocks(FIRST), matched(&mut tree, &[1, 2, 3], 1.0)), (4, 3));
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_is_idle_for_too_long_is_forgotten() {
-        let mut tree = PrefixTree::new(100, at(10.0));
+        let mut tree = PrefixTree::new(100, at(10.0)).unwrap();
         insert(&mut tree, &[1, 2], 0.0);
         insert(&mut tree, &[1, 3], 5.0);
         assert_eq!(matched(&mut tree, &[1, 2], 10.0), 2);
@@ -233,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_prompt_without_hashes_takes_room_and_matches_nothing() {
-        let mut tree = PrefixTree::new(10, Picos::MAX);
+        let mut tree = PrefixTree::new(10, Picos::MAX).unwrap();
         tree.insert(&request(33, 1), FIRST, at(0.0));
         assert_eq!(tree.blocks(FIRST), 3);
         tree.insert(&with_blocks(160, 1, 1), FIRST, at(1.0));
@@ -244,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_longest_match_names_its_instances_and_its_share() {
-        let mut tree = PrefixTree::new(100, Picos::MAX);
+        let mut tree = PrefixTree::new(100, Picos::MAX).unwrap();
         let mut cluster = Cluster::new(Needs::default(), 3);
         tree.insert(&with_blocks(32, 1, 1), FIRST, at(0.0));
         for instance in [1, 2] {
@@ -265,7 +272,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_whatever_is_used_again() {
-        let mut tree = PrefixTree::new(8, Picos::MAX);
+        let mut tree = PrefixTree::new(8, Picos::MAX).unwrap();
         for round in 0..1000_u64 {
             insert(&mut tree, &[1, 2, 3, 4 + round % 3], 0.0);
         }

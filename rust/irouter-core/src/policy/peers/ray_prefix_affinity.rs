@@ -128,10 +128,7 @@ impl Configurable for RayPrefixAffinity {
         let believed_for = believed_for.ok_or_else(|| {
             Error::field("queue_cache_seconds", queue_cache_seconds, "zero or more seconds")
         })?;
-        if max_tree_blocks == 0 {
-            return Err(Error::field("max_tree_blocks", 0, "at least 1"));
-        }
-        let tree = PrefixTree::new(max_tree_blocks, Picos::MAX);
+        let tree = PrefixTree::new(max_tree_blocks, Picos::MAX)?;
         let queues = Queues { believed_for, queues: PerInstance::default() };
         Ok(Self { options, draws: Draws::new(seed), tree, queues })
     }
