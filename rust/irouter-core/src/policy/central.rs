@@ -8,8 +8,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
+use super::configurable::{Configurable, NoOptions, Scale, Tunable};
 use super::least_work::LeastWork;
-use super::registry::{Configurable, NoOptions, Scale, Tunable};
 use super::room::{FreeBlocks, Room};
 use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 

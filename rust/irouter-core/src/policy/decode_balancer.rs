@@ -5,8 +5,8 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::time::Picos;
 
+use super::configurable::{Configurable, NoOptions};
 use super::estimate::{TokenTally, true_output_tokens};
-use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, End, Needs, Policy};
 
 /// The paper's decode balancer (Jain et al., appendix A.1.6): it knows the true output lengths and balances their sum.

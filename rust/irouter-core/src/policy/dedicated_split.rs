@@ -8,8 +8,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
+use super::configurable::Configurable;
 use super::estimate::{expected_output_tokens, unloaded_decode_seconds};
-use super::registry::Configurable;
 use super::round_robin::Turn;
 use super::{ClusterView, Needs, Policy};
 

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
-use super::registry::{Configurable, NoOptions};
+use super::configurable::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
 
 /// The paper's join-shortest-queue (Jain et al., appendix A.2.1).

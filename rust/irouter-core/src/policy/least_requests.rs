@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
+use super::configurable::{Configurable, NoOptions};
 use super::draws::Draws;
-use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
 
 /// `argmin n`, with `n` the requests dispatched to the instance and not yet finished, by the router's own count. Ties are

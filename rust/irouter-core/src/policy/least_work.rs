@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
+use super::configurable::{Configurable, NoOptions};
 use super::estimate::{expected_output_tokens, work_with};
-use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
 
 /// Least predicted work, the request's own included (B25 of the peers' list).

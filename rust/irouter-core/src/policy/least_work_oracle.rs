@@ -5,8 +5,8 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::time::Picos;
 
+use super::configurable::{Configurable, NoOptions};
 use super::estimate::{TokenTally, true_output_tokens, uncached_tokens};
-use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, End, Needs, Policy};
 
 /// [`super::LeastWork`] with the true output lengths in place of the predicted ones: what perfect prediction would be

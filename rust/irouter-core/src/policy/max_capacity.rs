@@ -8,7 +8,7 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
-use super::registry::Configurable;
+use super::configurable::Configurable;
 use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 
 /// The paper's maximum capacity usage (Jain et al., appendix A.2.2).

@@ -8,8 +8,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
+use super::configurable::Configurable;
 use super::estimate::TokenTally;
-use super::registry::Configurable;
 use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 
 /// The classic min-min heuristic with the paper's time estimate (Jain et al., appendix A.2.3).

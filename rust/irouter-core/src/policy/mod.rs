@@ -8,6 +8,7 @@
 //! own needs nothing that a built-in one does not.
 
 mod central;
+mod configurable;
 mod decode_balancer;
 mod dedicated_split;
 mod draws;
@@ -31,7 +32,8 @@ mod spec;
 mod testing;
 mod view;
 
-pub use registry::{Configurable, NoOptions, Origin, RegistryEntry, Scale, Tunable, registry};
+pub use configurable::{Configurable, NoOptions, Scale, Tunable};
+pub use registry::{Origin, RegistryEntry, registry};
 pub use spec::PolicySpec;
 pub use view::{ClusterView, QueueView, Waiting};
 

@@ -8,9 +8,9 @@ use crate::request::Request;
 use crate::state::InstanceState;
 
 use super::central::{Central, ShortestFirst};
+use super::configurable::{Configurable, NoOptions, Scale, Tunable};
 use super::estimate::expected_output_tokens;
 use super::least_work::LeastWork;
-use super::registry::{Configurable, NoOptions, Scale, Tunable};
 use super::room::Room;
 use super::{ClusterView, Policy};
 

@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
+use super::configurable::{Configurable, NoOptions};
 use super::draws::Draws;
-use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
 
 /// Draws two different ready instances and takes the one with fewer requests in flight, the first drawn when they are

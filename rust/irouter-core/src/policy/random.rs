@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
+use super::configurable::{Configurable, NoOptions};
 use super::draws::Draws;
-use super::registry::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
 
 /// Chooses each ready instance with the same probability. It looks at nothing, so that it is the floor that any other

@@ -6,7 +6,7 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
-use super::registry::{Configurable, NoOptions};
+use super::configurable::{Configurable, NoOptions};
 use super::{ClusterView, Needs, Policy};
 
 /// Goes round the ready instances by number: the next is the lowest number above that of the last dispatch, or the

@@ -9,8 +9,8 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::time::Picos;
 
+use super::configurable::Configurable;
 use super::draws::Draws;
-use super::registry::Configurable;
 use super::{ClusterView, Needs, Policy};
 
 /// Keeps the requests of a session on one instance, where their common prefix is cached.

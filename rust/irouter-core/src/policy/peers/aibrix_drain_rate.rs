@@ -9,9 +9,9 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::load::Source;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::PerInstance;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 /// Running requests over the rate at which requests complete, as of `AIBrix` PR 2365 (B15 of the peers' list).

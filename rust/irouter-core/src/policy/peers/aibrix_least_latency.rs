@@ -11,9 +11,9 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::load::Source;
+use crate::policy::configurable::Configurable;
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{PerInstance, expected_output_tokens};
-use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 /// The least expected latency by the past of each instance, as of `AIBrix` 0.7 (B14 of the peers' list).

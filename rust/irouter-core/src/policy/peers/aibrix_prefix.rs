@@ -10,8 +10,8 @@ use crate::time::Picos;
 
 use super::prefix_tree::PrefixTree;
 use super::spread::Spread;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// `AIBrix`'s `prefix-cache`, as of August 2026 (v0.7; B12 of the peers' list), without KV events.

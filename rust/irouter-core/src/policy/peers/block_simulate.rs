@@ -9,8 +9,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
+use crate::policy::configurable::Configurable;
 use crate::policy::estimate::{expected_output_tokens, unloaded_decode_seconds, work_with};
-use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// Block's predictive scheduling ("Block: Balancing Load in LLM Serving with Context, Knowledge and Predictive

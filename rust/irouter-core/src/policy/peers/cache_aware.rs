@@ -10,8 +10,8 @@ use crate::time::Picos;
 
 use super::prefix_tree::PrefixTree;
 use super::spread::Spread;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The `cache_aware` policy of `sglang-router` 0.3 and `vllm-router` 0.1 (B8 of the peers' list).

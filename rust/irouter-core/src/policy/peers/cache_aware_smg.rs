@@ -12,8 +12,8 @@ use super::cache_aware::{THRESHOLDS_TUNABLE, validate_thresholds};
 use super::prefix_tree::PrefixTree;
 use super::smg_least_load::{SmgLeastLoad, SmgLeastLoadOptions, SmgScore};
 use super::spread::Spread;
+use crate::policy::configurable::{Configurable, Tunable};
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's `cache_aware` with its approximate tree, as of `smg` 1.13 (B9 of the peers' list).

@@ -7,7 +7,7 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 
 use super::hash_ring::HashRing;
-use crate::policy::registry::Configurable;
+use crate::policy::configurable::Configurable;
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The `consistent_hash` policy of `vllm-router` 0.1 (B11 of the peers' list): a ring with 160 virtual nodes for each

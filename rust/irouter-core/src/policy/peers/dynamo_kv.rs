@@ -8,9 +8,9 @@ use crate::request::Request;
 use crate::state::InstanceState;
 
 use super::active_blocks::ActiveBlocks;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{PerInstance, uncached_tokens};
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 use crate::time::Picos;
 

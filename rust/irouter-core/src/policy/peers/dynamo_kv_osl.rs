@@ -8,8 +8,8 @@ use crate::request::Request;
 use crate::time::Picos;
 
 use super::dynamo_kv::{COST_TUNABLE, DynamoKv, DynamoKvOptions};
+use crate::policy::configurable::{Configurable, Tunable};
 use crate::policy::estimate::expected_output_tokens;
-use crate::policy::registry::{Configurable, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 /// Dynamo's KV cost with output blocks tracked, as of `ai-dynamo-runtime` 1.6 with `router_track_output_blocks`

@@ -7,8 +7,8 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 
 use super::load::Source;
+use crate::policy::configurable::Configurable;
 use crate::policy::draws::Draws;
-use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The instance whose KV cache is the emptiest, as of `AIBrix` 0.7 (B13 of the peers' list).

@@ -9,9 +9,9 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::time::Picos;
 
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::PerInstance;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 /// `LiteLLM`'s `latency-based-routing`, as of `litellm` 1.109 with its in-memory cache (B22 of the peers' list).

@@ -8,8 +8,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
+use crate::policy::configurable::Configurable;
 use crate::policy::estimate::PerInstance;
-use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 /// `LiteLLM`'s `least-busy`, as of `litellm` 1.109 with its in-memory cache.

@@ -10,9 +10,9 @@ use crate::time::Picos;
 
 use super::affinity::cached_share;
 use super::load::Source;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::PerInstance;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The default profile of `llm-d-router`, as of August 2026 (B16 of the peers' list).

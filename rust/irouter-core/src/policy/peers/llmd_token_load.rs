@@ -7,10 +7,10 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::state::InstanceState;
 
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::{TokenTally, expected_output_tokens, uncached_tokens};
 use crate::policy::peers::affinity::{AffinityFilter, cached_share};
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 use crate::time::Picos;
 

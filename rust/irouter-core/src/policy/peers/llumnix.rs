@@ -8,8 +8,8 @@ use crate::request::Request;
 use crate::state::InstanceState;
 
 use super::load::Source;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The `load` dispatch of Llumnix, as of August 2025 (B24 of the peers' list), without migration.

@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::ids::InstanceId;
 use crate::request::Request;
 
+use crate::policy::configurable::{Configurable, NoOptions};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::uncached_tokens;
-use crate::policy::registry::{Configurable, NoOptions};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The rule of the `LMetric` paper (OSDI'26): a product without weights.

@@ -74,7 +74,7 @@ impl Source {
 mod tests {
     use super::*;
     use crate::event::EngineReport;
-    use crate::policy::registry::{Configurable, NoOptions};
+    use crate::policy::configurable::{Configurable, NoOptions};
     use crate::policy::round_robin::RoundRobin;
     use crate::policy::testing::{Cluster, at, request};
 

@@ -7,8 +7,8 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 
 use super::load::Source;
+use crate::policy::configurable::Configurable;
 use crate::policy::draws::Draws;
-use crate::policy::registry::Configurable;
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// `power_of_two` of `vllm-router` 0.1, before its own requests in flight were added to the polled ones (vllm-project/router

@@ -5,8 +5,8 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 
 use super::smg_least_load::{SCORE_TUNABLE, SmgLeastLoad, SmgLeastLoadOptions, SmgScore};
+use crate::policy::configurable::{Configurable, Tunable};
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// `power_of_two` of SMG, as of `smg` 1.13 (B6 of the peers' list).

@@ -9,7 +9,7 @@ use crate::state::InstanceState;
 
 use super::hash_ring::HashRing;
 use super::spread::Spread;
-use crate::policy::registry::{Configurable, Scale, Tunable};
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's `prefix_hash`, as of `smg` 1.13 (B10 of the peers' list).

@@ -12,8 +12,8 @@ use crate::time::Picos;
 
 use super::hash_ring::HashRing;
 use super::spread::Spread;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::estimate::{PerInstance, uncached_tokens};
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The production stack's `loadaware`, merged in August 2026 (PR 1035; B23 of the peers' list).

@@ -9,9 +9,9 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::prefix_tree::PrefixTree;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::estimate::PerInstance;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 /// Ray's `PrefixCacheAffinityRouter`, as of `ray` 2.60 (B21 of the peers' list).

@@ -9,8 +9,8 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::load::Source;
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's least load, as of `smg` 1.13 (B7 of the peers' list).

@@ -48,7 +48,7 @@ impl Spread {
 mod tests {
     use super::*;
     use crate::policy::Needs;
-    use crate::policy::registry::{Configurable, NoOptions};
+    use crate::policy::configurable::{Configurable, NoOptions};
     use crate::policy::round_robin::RoundRobin;
     use crate::policy::testing::{Cluster, request};
 

@@ -9,7 +9,7 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::load::Source;
-use crate::policy::registry::{Configurable, Scale, Tunable};
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// The internal load balancer of vLLM V1 with data parallelism (B4 of the peers' list).

@@ -13,9 +13,9 @@ use crate::ids::InstanceId;
 use crate::request::Request;
 use crate::time::Picos;
 
+use crate::policy::configurable::{Configurable, Scale, Tunable};
 use crate::policy::draws::Draws;
 use crate::policy::peers::affinity::AffinityFilter;
-use crate::policy::registry::{Configurable, Scale, Tunable};
 use crate::policy::{ClusterView, End, Needs, Policy};
 
 use features::Features;
