@@ -137,6 +137,12 @@ bench-dynamo: $(VENV)/.dev build-release .venv-dynamo/.installed ## Simulation s
 bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and on a local Ray cluster
 	$(BIN)/python benches/python/scale_out.py
 
+TUNABLE = $(shell $(BIN)/python -c 'from irouter.evaluation.registry import registry; print(*[name for name, policy in registry().items() if policy.tunable])')
+
+.PHONY: tune
+tune: $(VENV)/.dev build-release ## Search the constants of every rule with one budget, and ship what is found
+	for policy in $(TUNABLE); do $(BIN)/irouter tune $$policy --out python/irouter/tuned.toml; done
+
 .PHONY: soak
 soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
 	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked
