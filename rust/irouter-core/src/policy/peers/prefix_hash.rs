@@ -10,6 +10,7 @@ use crate::state::InstanceState;
 use super::hash_ring::HashRing;
 use super::spread::Spread;
 use crate::policy::configurable::{Configurable, Scale, Tunable};
+use crate::policy::draws::Draws;
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// SMG's `prefix_hash`, as of `smg` 1.13 (B10 of the peers' list).
@@ -25,12 +26,13 @@ use crate::policy::{ClusterView, Needs, Policy};
 /// The key is the hash of the last of those blocks, which covers all before it; a shorter prompt has that of its last full
 /// block. SMG hashes the first 256 tokens, or 1,024 characters at 4 a token. Without block hashes the session is the key,
 /// else the number of the request. Prompts with a common beginning stay together at the price of one number each; what they
-/// share beyond it is not seen. Ties go to the lowest number, as in SMG. Keys land on other instances than in SMG, whose
-/// hash is another. Output lengths are not known to it.
+/// share beyond it is not seen. Ties are drawn; in SMG they go to the first of its own list of workers, which has no order of
+/// meaning. Keys land on other instances than in SMG, whose hash is another. Output lengths are not known to it.
 #[derive(Clone, Debug)]
 pub(crate) struct PrefixHash {
     options: PrefixHashOptions,
     ring: HashRing,
+    draws: Draws,
 }
 
 /// Constants of [`PrefixHash`].
@@ -76,7 +78,7 @@ impl Configurable for PrefixHash {
         Tunable { option: "balance_abs_threshold", low: 0.0, high: 64.0, scale: Scale::Count },
     ];
 
-    fn new(options: PrefixHashOptions, _seed: u64) -> Result<Self> {
+    fn new(options: PrefixHashOptions, seed: u64) -> Result<Self> {
         for (field, value) in
             [("prefix_blocks", options.prefix_blocks), ("virtual_nodes", options.virtual_nodes)]
         {
@@ -87,7 +89,7 @@ impl Configurable for PrefixHash {
         if !(options.load_factor.is_finite() && options.load_factor >= 1.0) {
             return Err(Error::field("load_factor", options.load_factor, "a ratio of at least 1"));
         }
-        Ok(Self { options, ring: HashRing::new(options.virtual_nodes) })
+        Ok(Self { options, ring: HashRing::new(options.virtual_nodes), draws: Draws::new(seed) })
     }
 }
 
@@ -104,7 +106,7 @@ impl Policy for PrefixHash {
             return Ok(home);
         }
         let others = view.ready().filter(|instance| has_room(instance));
-        Ok(others.min_by_key(|instance| instance.in_flight()).map_or(home, InstanceState::id))
+        Ok(self.draws.lowest_of(others, |instance| f64::from(instance.in_flight())).unwrap_or(home))
     }
 }
 
