@@ -47,7 +47,7 @@ Differences:
   shows most there.
 * Dynamo counts a prompt that is cached to its last token as free; ours computes at least one token, as engines do. It shows where
   a prompt of whole blocks is sent again.
-* `round_robin` of SMG starts at another instance than ours: the first decision differs, none after it.
+* `round_robin` of SMG may start at another instance than ours: then the first decision differs, and none after it.
 
 What the packages do and their descriptions do not say, found here and followed by our rules:
 

@@ -262,7 +262,14 @@ CASES = [
         4,
         busy,
     ),
-    Case(Proxy("smg", "round_robin"), "round_robin", "round_robin", 3, traffic),
+    Case(
+        Proxy("smg", "round_robin"),
+        "round_robin",
+        "round_robin",
+        2,
+        traffic,
+        note="two instances: the order of its list is its own",
+    ),
     Case(Proxy("smg", "random"), "random", "random", 4, drawn),
     Case(
         Proxy("smg", "power_of_two", ["--power-of-two-load-metric", "requests"]),
