@@ -263,7 +263,7 @@ fn check_cuts(case: &Case) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000.max(ProptestConfig::default().cases), ..ProptestConfig::default() })]
 
     #[test]
     fn executors_tell_the_same_of_every_workload(case in cases()) {
