@@ -114,7 +114,7 @@ const fn entry<P: Configurable>(
     }
 }
 
-/// One line per policy.
+/// One line per policy; rules of other routers by router.
 #[rustfmt::skip]
 static REGISTRY: &[RegistryEntry] = &[
     entry::<Random>("random", Common, "any ready instance, with equal probability"),
@@ -129,28 +129,28 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<DecodeBalancer>("decode_balancer", Paper, "oracle: fewest true output tokens assigned"),
     entry::<VllmDp>("vllm_dp", PEER, "vLLM data parallel: four times the waiting plus the running requests of the last statistics"),
     entry::<PowerOfTwoStale>("power_of_two_stale", TESTED_PEER, "vllm-router power_of_two: the lower polled load of two random instances, what was sent since not counted"),
+    entry::<ConsistentHash>("consistent_hash", TESTED_PEER, "vllm-router consistent_hash: session or prompt on a hash ring, blind to load"),
+    entry::<CacheAware>("cache_aware", TESTED_PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, fewest requests on a miss or when imbalanced"),
+    entry::<ProductionStackLoad>("production_stack_load", PEER, "vLLM production stack loadaware: cached share of the prompt less the load relative to the mean"),
     entry::<PowerOfTwoTokens>("power_of_two_tokens", TESTED_PEER, "SMG power_of_two: the lower least_load score of two random instances"),
     entry::<SmgLeastLoad>("smg_least_load", TESTED_PEER, "SMG least_load: reported and since dispatched prompt tokens and running requests as time, plus a KV pressure term"),
+    entry::<CacheAwareSmg>("cache_aware_smg", TESTED_PEER, "SMG cache_aware: the longest prefix match unless overloaded there, the least_load score on a miss"),
+    entry::<PrefixHash>("prefix_hash", TESTED_PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),
     entry::<LeastKv>("least_kv", PEER, "AIBrix least-kv-cache: the lowest reported KV usage"),
     entry::<AibrixLeastLatency>("aibrix_least_latency", PEER, "AIBrix least-latency: mean queue time of the past plus mean prefill and decode time per token"),
     entry::<AibrixDrainRate>("aibrix_drain_rate", PEER, "AIBrix: running requests over the rate at which requests completed in the last minute"),
+    entry::<AibrixPrefix>("aibrix_prefix", PEER, "AIBrix prefix-cache: the longest prefix match that is not far above the mean load, the idlest when imbalanced"),
     entry::<LlmdDefault>("llmd_default", PEER, "llm-d default scorers: queue, KV usage and cached prefix, weighted 2 : 2 : 3"),
     entry::<LlmdTokenLoad>("llmd_token_load", PEER, "llm-d optimized baseline: sticky to cached prefixes until saturated, then fewest uncached tokens in flight"),
     entry::<LlmdPredictedLatency>("llmd_predicted_latency", PEER, "llm-d predicted latency: p90 TTFT and TPOT by boosted trees trained on the run, weighted random"),
     entry::<DynamoKv>("dynamo_kv", TESTED_PEER, "Dynamo KV router: prefill blocks to compute plus active decode blocks"),
     entry::<DynamoKvOsl>("dynamo_kv_osl", TESTED_PEER, "Dynamo KV router with output blocks, which weigh less as a request nears its expected length"),
-    entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
-    entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
-    entry::<CacheAware>("cache_aware", TESTED_PEER, "SGLang router and vllm-router cache_aware: the longest prefix match, fewest requests on a miss or when imbalanced"),
-    entry::<CacheAwareSmg>("cache_aware_smg", TESTED_PEER, "SMG cache_aware: the longest prefix match unless overloaded there, the least_load score on a miss"),
-    entry::<PrefixHash>("prefix_hash", TESTED_PEER, "SMG prefix_hash: the first 256 tokens on a hash ring, fewest requests when overloaded there"),
-    entry::<ConsistentHash>("consistent_hash", TESTED_PEER, "vllm-router consistent_hash: session or prompt on a hash ring, blind to load"),
-    entry::<BlockSimulate>("block_simulate", PEER, "Block: simulates every instance with predicted lengths, and takes the least predicted E2E"),
-    entry::<AibrixPrefix>("aibrix_prefix", PEER, "AIBrix prefix-cache: the longest prefix match that is not far above the mean load, the idlest when imbalanced"),
     entry::<RayPrefixAffinity>("ray_prefix_affinity", TESTED_PEER, "Ray Serve prefix affinity: the longest prefix match, the smallest tree on a miss, load never as shipped"),
     entry::<LitellmLatency>("litellm_latency", TESTED_PEER, "LiteLLM latency-based routing: lowest mean latency of the last ten completed requests"),
     entry::<LitellmLeastBusy>("litellm_least_busy", TESTED_PEER, "LiteLLM least-busy: fewest requests in flight, the first of equals"),
-    entry::<ProductionStackLoad>("production_stack_load", PEER, "vLLM production stack loadaware: cached share of the prompt less the load relative to the mean"),
+    entry::<Llumnix>("llumnix", PEER, "Llumnix: most KV blocks free per request, or lowest KV demand"),
+    entry::<Lmetric>("lmetric", PEER, "LMetric: prefill tokens to compute times batch size"),
+    entry::<BlockSimulate>("block_simulate", PEER, "Block: simulates every instance with predicted lengths, and takes the least predicted E2E"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
     entry::<Central<ByArrival, FreeBlocks>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
