@@ -22,6 +22,15 @@ pub struct LengthDistribution {
     hazard: f64,
 }
 
+/// A request some tokens from now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ahead {
+    /// Probability that it is not done by then.
+    pub chance: f64,
+    /// Expected tokens that are still to come then, 0 counted where it is done.
+    pub tokens: f64,
+}
+
 impl LengthDistribution {
     /// Builds from the quantiles at [`LEVELS`], in tokens, ascending.
     ///
@@ -145,48 +154,57 @@ impl LengthDistribution {
         tokens.min(f64::from(max_tokens))
     }
 
-    /// Probabilities that a request which has produced `produced` tokens is not done so many tokens later, for ascending
-    /// `steps`, when it is cut at `max_tokens`.
+    /// What is ahead of a request that has produced `produced` tokens, so many tokens later, for ascending `steps`, when it
+    /// is cut at `max_tokens`.
     pub fn outlasts<'a>(
         &'a self,
         produced: u32,
         max_tokens: u32,
         steps: impl Iterator<Item = u32> + 'a,
-    ) -> impl Iterator<Item = f64> + 'a {
+    ) -> impl Iterator<Item = Ahead> + 'a {
         let from = f64::from(produced);
         let alive = self.survival(from);
+        let left = max_tokens.saturating_sub(produced);
+        let cut = if alive < 1e-12 { 0.0 } else { self.area_beyond(f64::from(max_tokens)) };
+        let certain = 1.0 / alive;
         // The knot below moves with the steps, so that none is searched for.
         let mut segment = self.segment(from);
         steps.map(move |steps| {
-            if steps == 0 {
-                return 1.0;
-            }
-            if steps >= max_tokens.saturating_sub(produced) {
-                return 0.0;
+            if steps >= left {
+                // One that is there now is there now.
+                return Ahead { chance: f64::from(u8::from(steps == 0)), tokens: 0.0 };
             }
             if alive < 1e-12 {
                 // As in `expected_remaining`.
-                return libm::exp(-self.hazard * f64::from(steps));
+                let chance = libm::exp(-self.hazard * f64::from(steps));
+                let end = libm::exp(-self.hazard * f64::from(left));
+                return Ahead { chance, tokens: (chance - end) / self.hazard };
             }
             let tokens = from + f64::from(steps);
             while segment + 1 < KNOTS && self.tokens[segment + 1] <= tokens {
                 segment += 1;
             }
-            self.survival_in(segment, tokens) / alive
+            let there = self.survival_in(segment, tokens);
+            let area = self.area_in(segment, tokens, there);
+            Ahead { chance: there * certain, tokens: (area - cut) * certain }
         })
     }
 
     /// Integral of the survival function from `tokens` to infinity.
     fn area_beyond(&self, tokens: f64) -> f64 {
         let index = self.segment(tokens);
+        self.area_in(index, tokens, self.survival_in(index, tokens))
+    }
+
+    /// The same, where the last knot at or below `tokens` and the survival there are known.
+    fn area_in(&self, index: usize, tokens: f64, survival: f64) -> f64 {
         if tokens < self.tokens[0] {
             return self.tail_area[0] + self.tokens[0] - tokens;
         }
         if index + 1 == KNOTS {
-            return self.survival(tokens) / self.hazard;
+            return survival / self.hazard;
         }
-        let covered =
-            (tokens - self.tokens[index]) * f64::midpoint(self.survival[index], self.survival(tokens));
+        let covered = (tokens - self.tokens[index]) * f64::midpoint(self.survival[index], survival);
         self.tail_area[index] - covered
     }
 

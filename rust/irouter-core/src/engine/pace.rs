@@ -24,6 +24,11 @@ impl Pace {
         *self = Self { speed, scale: speed, ..Self::new(self.noise.take()) };
     }
 
+    /// The factor without noise.
+    pub(super) fn speed(&self) -> Scale {
+        self.speed
+    }
+
     /// The factor of steps that start at `at`, and the time before which a step must start to have the same.
     #[inline]
     pub(super) fn at(&mut self, at: Picos) -> (Scale, Picos) {

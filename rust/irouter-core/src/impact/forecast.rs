@@ -1,19 +1,14 @@
 //! Forecast curves: what an instance will hold at future decode steps, in expectation and spread.
 
-use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
-
+use crate::engine::{Executor, FastForward};
+use crate::profile::Scale;
 use crate::request::Request;
-use crate::state::{InstanceState, Resident};
+use crate::state::{InstanceState, Resident, State, Twin};
+use crate::time::Picos;
 
-/// Future decode steps at which a forecast is taken: close together where much changes.
-pub const GRID: [u32; 24] = [
-    0, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536,
-    2048, 4096,
-];
-const POINTS: usize = GRID.len();
-
-/// -zeta(1/2) / sqrt(2 pi).
-const CONTINUITY: f64 = 0.5826;
+use super::curve::{Curve, GRID, POINTS, WIDTHS};
+use super::line::Line;
+use super::overflow::{Moments, probability};
 
 /// Residents and KV cache of an instance over the coming decode steps, from predicted length distributions.
 ///
@@ -26,57 +21,89 @@ const CONTINUITY: f64 = 0.5826;
 /// * `S_i(t)`: probability that request `i` is still there after `t` more decode steps, given what it has produced; 0 from
 ///   its `max_tokens` on;
 /// * `c_i(t)`: tokens that it holds in the KV cache then, half a block for its last one included;
-/// * requests that wait in the engine's queue enter in order at the first step of [`GRID`] at which, in expectation, they
-///   find a batch slot and room for their prompt.
+/// * requests that wait in the engine's queue enter in order at the first step at which, in expectation, they find a batch
+///   slot and room for their prompt.
 ///
 /// Lengths are taken as independent. Blocks that requests share count for each of them, less what the twin says is shared
 /// now. O([`GRID`]) per request.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// [`Forecast::impact`] makes seconds of them: see there.
+#[derive(Clone, Debug)]
 pub struct Forecast {
-    residents: [f64; POINTS],
+    pub(super) residents: [f64; POINTS],
     tokens: [f64; POINTS],
     variance: [f64; POINTS],
     /// Of the tokens at each point and the one before.
     covariance: [f64; POINTS],
+    /// Residents on average from each point to the next.
+    pub(super) mean_residents: [f64; POINTS],
+    /// The sum of their contexts.
+    pub(super) mean_context: [f64; POINTS],
+    /// Seconds of a step there.
+    pub(super) step_seconds: [f64; POINTS],
+    /// Seconds of all steps before each point.
+    pub(super) elapsed_seconds: [f64; POINTS],
     /// Tokens that a request holds beyond its context, on average: half a block.
     slack_tokens: f64,
+    /// Prompts that are to be computed before a newcomer's.
+    pub(super) line: Line,
+}
+
+/// A request that may go to an instance.
+#[derive(Clone, Debug)]
+pub struct Candidate<'a> {
+    pub(super) request: &'a Request,
+    /// As if it were admitted at once.
+    pub(super) curve: Curve,
+}
+
+impl<'a> Candidate<'a> {
+    /// The request as it waits at the router. O([`GRID`]), once for all instances.
+    pub fn new(request: &'a Request) -> Self {
+        Self { request, curve: Curve::new(request, 0, 0) }
+    }
 }
 
 impl Forecast {
-    /// The forecast of an instance with these requests in flight.
-    pub fn new<'a>(instance: &InstanceState, residents: impl Iterator<Item = Resident<'a>>) -> Self {
+    /// The forecast of an instance with the requests that it has in flight at `now`.
+    pub fn new(state: &State, instance: &InstanceState, now: Picos) -> Self {
+        let engine = instance.twin().map(Twin::engine);
         let block_tokens = f64::from(instance.config().kv.block_tokens);
+        let arrives = now.saturating_add(state.dispatch_delay());
+        let seen = engine.map_or(arrives, |engine| engine.seen_at(arrives));
         let mut forecast = Self {
             residents: [0.0; POINTS],
             tokens: [0.0; POINTS],
             variance: [0.0; POINTS],
             covariance: [0.0; POINTS],
+            mean_residents: [0.0; POINTS],
+            mean_context: [0.0; POINTS],
+            step_seconds: [0.0; POINTS],
+            elapsed_seconds: [0.0; POINTS],
             slack_tokens: 0.5 * (block_tokens - 1.0),
+            line: Line::new(engine.map_or(Scale::ONE, FastForward::speed), (seen - now).as_seconds()),
         };
         let mut waiting = Vec::new();
-        for resident in residents {
-            let produced = produced(instance, &resident);
-            if produced == 0 {
-                waiting.push(resident.request);
+        for resident in state.residents(instance.id()) {
+            let produced = produced(engine, &resident);
+            let uncomputed = uncomputed(engine, &resident);
+            if uncomputed > 0 {
+                waiting.push((resident.request, produced, uncomputed));
             } else {
-                forecast.add(resident.request, produced, 0);
+                forecast.line.decodes(resident.request.prompt_tokens + produced);
+                forecast.add(&Curve::new(resident.request, produced, 0));
             }
         }
         forecast.share(instance, block_tokens);
         // The engine serves its queue in the order of arrival there; the router's numbers are as good a guess.
-        waiting.sort_by_key(|request| (request.arrival, request.id));
-        for request in waiting {
-            let start = forecast.start(instance, request);
-            forecast.add(request, 0, start);
+        waiting.sort_by_key(|(request, ..)| (request.arrival, request.id));
+        for (request, produced, uncomputed) in waiting {
+            let input = request.prompt_tokens + produced;
+            let room = forecast.room_after(instance, input);
+            let start = forecast.line.join(instance.config(), room, uncomputed, input - uncomputed);
+            forecast.add(&Curve::new(request, produced, start));
         }
-        forecast
-    }
-
-    /// The same with one request more, which starts now.
-    #[must_use]
-    pub fn with(&self, request: &Request) -> Self {
-        let mut forecast = self.clone();
-        forecast.add(request, 0, 0);
+        forecast.time_steps(instance);
         forecast
     }
 
@@ -90,60 +117,89 @@ impl Forecast {
         &self.tokens
     }
 
-    /// The probability that the requests at some step hold more than `capacity_tokens`, when nobody else comes.
-    ///
-    /// An approximation: tokens are taken as normal, and from one step of [`GRID`] to the next the distribution of the
-    /// tokens, given that there was no overflow so far, is taken as normal again with its own mean and variance. For what
-    /// happens between two steps the capacity is lowered by 0.5826 standard deviations of the change (Broadie, Glasserman
-    /// and Kou, "A continuity correction for discrete barrier options", 1997). The largest probability at any one step would be far too low: what overflows at different steps in
-    /// different futures adds up.
+    /// The probability that the requests at some step hold more than `capacity_tokens`, when nobody else comes: an
+    /// approximation by normal distributions.
     pub fn overflow_probability(&self, capacity_tokens: f64) -> f64 {
-        let mut safe = 1.0;
-        // Mean and variance of the tokens at the point before, given no overflow up to it.
-        let (mut mean, mut variance) = (self.tokens[0], 0.0);
-        for point in 0..POINTS {
-            let mut between = 0.0;
-            if point > 0 {
-                let change = self.variance[point] + self.variance[point - 1] - 2.0 * self.covariance[point];
-                between = CONTINUITY * libm::sqrt(change.max(0.0));
-                let before = self.variance[point - 1];
-                let slope = if before > 0.0 { self.covariance[point] / before } else { 0.0 };
-                mean = self.tokens[point] + slope * (mean - self.tokens[point - 1]);
-                variance = self.variance[point] + slope * (slope * variance - self.covariance[point]);
-            }
-            // Exact lengths have no spread.
-            let deviation = libm::sqrt(variance.max(1e-18));
-            let limit = (capacity_tokens - between - mean) / deviation;
-            let below = 0.5 * libm::erfc(-limit * FRAC_1_SQRT_2);
-            safe *= below;
-            if safe < 1e-12 {
-                return 1.0;
-            }
-            // The normal distribution cut off at the limit.
-            let density = libm::exp(-0.5 * limit * limit) * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI * 0.5 / below;
-            mean -= density * deviation;
-            variance *= (1.0 - density * (limit + density)).max(0.0);
-        }
-        1.0 - safe
+        probability(capacity_tokens, (0..POINTS).map(|point| self.moments(point)))
     }
 
-    /// Adds a request that has produced `produced` tokens and is there from step `GRID[start]` on.
-    fn add(&mut self, request: &Request, produced: u32, start: usize) {
-        let context = f64::from(request.prompt_tokens) + f64::from(produced) + self.slack_tokens;
+    /// The same with a request more, which starts now.
+    pub fn overflow_probability_with(&self, candidate: &Candidate<'_>, capacity_tokens: f64) -> f64 {
+        self.overflow_probability_along(&candidate.curve, capacity_tokens)
+    }
+
+    pub(super) fn overflow_probability_along(&self, curve: &Curve, capacity_tokens: f64) -> f64 {
+        let mut before = (0.0, 0.0);
+        let with = (0..POINTS).map(|point| {
+            let (held, there) = (curve.held(point, self.slack_tokens), curve.there[point]);
+            let Moments { mean, variance, covariance } = self.moments(point);
+            let with = Moments {
+                mean: mean + held * there,
+                variance: variance + held * held * there * (1.0 - there),
+                covariance: covariance + before.0 * held * there * before.1,
+            };
+            before = if there > 0.0 { (held, 1.0 - there) } else { (0.0, 0.0) };
+            with
+        });
+        probability(capacity_tokens, with)
+    }
+
+    /// The most tokens that are expected at a point of the grid with a request more.
+    pub(super) fn peak_along(&self, curve: &Curve) -> f64 {
+        let with = |point| self.tokens[point] + curve.held(point, self.slack_tokens) * curve.there[point];
+        (0..POINTS).map(with).fold(0.0, f64::max)
+    }
+
+    /// The first step after which an input finds a batch slot and room, by expectations; between the points of the grid
+    /// both are taken as linear.
+    pub(super) fn room_after(&self, instance: &InstanceState, input_tokens: u32) -> u32 {
+        let config = instance.config();
+        let slots = f64::from(config.scheduler.max_num_seqs) - 1.0;
+        let kept = f64::from(config.watermark_blocks()) * f64::from(config.kv.block_tokens);
+        let room = instance.kv_capacity_tokens() as f64 - f64::from(input_tokens) - kept;
+        let fits = |point: usize| self.residents[point] <= slots && self.tokens[point] <= room;
+        if fits(0) || self.residents[0] <= 0.0 {
+            return 0;
+        }
+        let Some(point) = (1..POINTS).find(|&point| fits(point)) else { return GRID[POINTS - 1] };
+        let share = |curve: &[f64; POINTS], limit: f64| {
+            let (above, below) = (curve[point - 1], curve[point]);
+            if above <= limit { 0.0 } else { (above - limit) / (above - below) }
+        };
+        let share = share(&self.residents, slots).max(share(&self.tokens, room));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "below the step of the point"
+        )]
+        {
+            GRID[point - 1] + libm::ceil(share * WIDTHS[point - 1]) as u32
+        }
+    }
+
+    fn moments(&self, point: usize) -> Moments {
+        Moments {
+            mean: self.tokens[point],
+            variance: self.variance[point],
+            covariance: self.covariance[point],
+        }
+    }
+
+    fn add(&mut self, curve: &Curve) {
         // At the point before: the tokens held, if there, and the probability of not being there.
         let (mut before, mut gone) = (0.0, 0.0);
-        let steps = GRID[start..].iter().map(|step| step - GRID[start]);
-        let chances = request.predicted.outlasts(produced, request.max_tokens, steps.clone());
-        for ((point, steps), there) in (start..POINTS).zip(steps).zip(chances) {
-            if there <= 0.0 {
-                break;
-            }
-            let held = context + f64::from(steps);
+        for point in curve.first..curve.end {
+            let (held, there) = (curve.held(point, self.slack_tokens), curve.there[point]);
             self.residents[point] += there;
             self.tokens[point] += held * there;
             self.variance[point] += held * held * there * (1.0 - there);
             self.covariance[point] += before * held * there * gone;
             (before, gone) = (held, 1.0 - there);
+        }
+        for point in curve.spans() {
+            let share = curve.steps[point] / WIDTHS[point];
+            self.mean_residents[point] += share;
+            self.mean_context[point] += curve.mean_context(point) * share;
         }
     }
 
@@ -159,19 +215,36 @@ impl Forecast {
         }
     }
 
-    /// The first point at which a request that waits in the engine finds a batch slot and room for its prompt.
-    fn start(&self, instance: &InstanceState, request: &Request) -> usize {
-        let slots = f64::from(instance.config().scheduler.max_num_seqs);
-        let room = instance.kv_capacity_tokens() as f64 - f64::from(request.prompt_tokens);
-        let fits = |point: &usize| self.residents[*point] + 1.0 <= slots && self.tokens[*point] <= room;
-        (0..POINTS).find(fits).unwrap_or(POINTS - 1)
+    fn time_steps(&mut self, instance: &InstanceState) {
+        let steps = &instance.config().steps;
+        let mut elapsed = 0.0;
+        for (point, width) in WIDTHS.iter().enumerate() {
+            let (residents, context) = (self.mean_residents[point], self.mean_context[point]);
+            self.elapsed_seconds[point] = elapsed;
+            self.step_seconds[point] = steps.decode_seconds(residents, context, self.line.speed());
+            elapsed += width * self.step_seconds[point];
+        }
     }
 }
 
 /// Tokens that a request has produced: what the twin thinks, which is never behind what is known.
-fn produced(instance: &InstanceState, resident: &Resident<'_>) -> u32 {
-    match (instance.twin(), resident.slot) {
-        (Some(twin), Some(slot)) => twin.produced(slot).max(resident.produced),
+fn produced(engine: Option<&FastForward>, resident: &Resident<'_>) -> u32 {
+    match (engine, resident.slot) {
+        (Some(engine), Some(slot)) => engine.produced(slot).max(resident.produced),
         _ => resident.produced,
+    }
+}
+
+/// Tokens of its input that no step computes yet, less what was expected in the prefix cache.
+fn uncomputed(engine: Option<&FastForward>, resident: &Resident<'_>) -> u32 {
+    match (engine, resident.slot) {
+        (Some(engine), Some(slot)) => {
+            let cached = resident.request.prompt_tokens - resident.uncached_tokens;
+            let uncomputed = engine.uncomputed(slot);
+            // A prefilling one has what it found.
+            if uncomputed > resident.uncached_tokens { uncomputed - cached } else { uncomputed }
+        }
+        _ if resident.produced == 0 => resident.uncached_tokens,
+        _ => 0,
     }
 }

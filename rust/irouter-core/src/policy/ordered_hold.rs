@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::impact::Forecast;
+use crate::impact::Candidate;
 use crate::request::Request;
 use crate::state::InstanceState;
 
@@ -21,7 +21,7 @@ use super::{ClusterView, Policy};
 /// and  max over t of P(KV(t) > capacity) <= overflow_probability        with the request there
 /// ```
 ///
-/// The probability is that of the instance's [`Forecast`]. A limit on the expected peak alone loses under weak predictions:
+/// The probability is that of the instance's [`crate::impact::Forecast`]. A limit on the expected peak alone loses under weak predictions:
 /// it reserves too much where lengths are certain and too little where they are not.
 ///
 /// An instance without requests always has room, for no request is longer than the KV cache.
@@ -46,9 +46,7 @@ impl Room for LikelyRoom {
         let all = instance.context_tokens() as f64 + instance.remaining_output_tokens() + own;
         // Nothing to forecast where they would not fill half of it if all stayed until the last is done.
         all <= FAR_FROM_FULL * capacity
-            || Forecast::new(instance, view.residents(instance.id()))
-                .with(request)
-                .overflow_probability(capacity)
+            || view.forecast(instance).overflow_probability_with(&Candidate::new(request), capacity)
                 <= self.overflow_probability
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, RequestKey};
+use crate::impact::Forecast;
 use crate::queue::Queue;
 use crate::request::Request;
 use crate::state::{InstanceState, Resident, State};
@@ -33,6 +34,11 @@ impl<'a> ClusterView<'a> {
     /// When a request dispatched now reaches its engine, as the twins assume it.
     pub fn reaches_engine(&self) -> Picos {
         self.now.saturating_add(self.state.dispatch_delay())
+    }
+
+    /// What the instance will hold, in expectation.
+    pub fn forecast(&self, instance: &InstanceState) -> Forecast {
+        Forecast::new(self.state, instance, self.now)
     }
 
     /// The same, with only those instances offered that are marked by their number.

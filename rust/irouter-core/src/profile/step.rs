@@ -261,6 +261,24 @@ impl StepModel {
         }
     }
 
+    /// Seconds of a step that only decodes, for expected numbers of sequences and of tokens of context: the curves are read
+    /// between whole numbers.
+    pub fn decode_seconds(&self, decodes: f64, context: f64, scale: Scale) -> f64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of sequences")]
+        let below = decodes as u32;
+        let share = decodes - f64::from(below);
+        let read = |curve: &[i64]| {
+            let (low, high) = (at(curve, below) as f64, at(curve, below + 1) as f64);
+            share.mul_add(high - low, low)
+        };
+        let time = read(&self.dense)
+            + read(&self.per_sequence)
+            + self.decode as f64
+            + self.decode_sequence as f64 * decodes
+            + self.decode_context as f64 * context;
+        ((time * scale.factor()).max(self.floor as f64) + self.overhead as f64) * 1e-12
+    }
+
     fn pairs(&self, pairs: u64) -> i64 {
         // `check_range` made sure that the product fits.
         (self.prefill_pair * pairs.cast_signed()) >> 10

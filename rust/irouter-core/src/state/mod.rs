@@ -68,6 +68,8 @@ pub struct Resident<'a> {
     pub produced: u32,
     /// Expected output tokens still to come, given those (needs [`Needs::progress`]).
     pub remaining_tokens: f64,
+    /// Prompt tokens that the instance was expected to compute when it was dispatched.
+    pub uncached_tokens: u32,
     /// Its place in the instance's twin (needs [`Needs::twin`]).
     pub slot: Option<JobSlot>,
 }
@@ -135,6 +137,7 @@ impl State {
             request,
             produced: lease.produced,
             remaining_tokens: lease.remaining_millitokens as f64 / MILLITOKENS,
+            uncached_tokens: lease.uncached_tokens,
             slot: lease.twin.map(|twin| twin.slot),
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, JobSlot, Observer};
-use irouter_core::impact::{Forecast, GRID};
+use irouter_core::impact::{Candidate, Forecast, GRID};
 use irouter_core::length::LEVELS;
 use irouter_core::state::InstanceState;
 use irouter_core::{Event, InstanceId, LengthDistribution, Outcome, Picos, Request, Router, RouterConfig};
@@ -37,7 +37,7 @@ fn instance(router: &Router) -> &InstanceState {
 }
 
 fn forecast(router: &Router) -> Forecast {
-    Forecast::new(instance(router), router.state().residents(InstanceId(0)))
+    Forecast::new(router.state(), instance(router), router.now())
 }
 
 /// Requests whose outputs are even between 0 and `longest` tokens.
@@ -74,14 +74,22 @@ fn exact_lengths_leave_at_their_step_and_have_no_spread() {
 }
 
 #[test]
-fn a_candidate_adds_its_own_curve_and_nothing_else() {
-    let router = decoding(4096, uncertain(5, 100, 400.0));
-    let forecast = forecast(&router);
-    let with = forecast.with(&request(9, Picos::ZERO, 300, 50));
-    assert_near(with.residents()[0] - forecast.residents()[0], 1.0, 1e-9);
-    assert_near(with.tokens()[0] - forecast.tokens()[0], 307.5, 1e-9);
-    assert_near(with.residents()[GRID.len() - 1], forecast.residents()[GRID.len() - 1], 1e-12);
-    assert!(with.overflow_probability(1500.0) >= forecast.overflow_probability(1500.0));
+fn a_candidate_is_forecast_as_if_it_were_there() {
+    let own = request(9, Picos::SECOND * 2, 300, 50);
+    let mut router = decoding(4096, uncertain(5, 100, 400.0));
+    let before = forecast(&router);
+    let with = |capacity| before.overflow_probability_with(&Candidate::new(&own), capacity);
+    let expected = [1000.0, 1300.0, 1600.0, 1900.0].map(|capacity| (capacity, with(capacity)));
+    router.submit(own.clone(), own.arrival).unwrap();
+    assert!(matches!(router.decide(own.arrival).unwrap(), Outcome::Dispatch(_)));
+    let after = forecast(&router);
+    assert_near(after.residents()[0] - before.residents()[0], 1.0, 1e-9);
+    assert_near(after.tokens()[0] - before.tokens()[0], 307.5, 1e-9);
+    assert_near(after.residents()[GRID.len() - 1], before.residents()[GRID.len() - 1], 1e-12);
+    for (capacity, likely) in expected {
+        assert_near(after.overflow_probability(capacity), likely, 1e-9);
+        assert!(likely >= before.overflow_probability(capacity), "{capacity}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 mod forecast;
+mod impact;
 mod invariants;
 mod policy_contract;
 mod rules;

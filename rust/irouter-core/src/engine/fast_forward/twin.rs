@@ -6,6 +6,7 @@ use super::FastForward;
 use super::slots::{Place, Prefix};
 use crate::engine::{EngineConfig, JobSlot};
 use crate::profile::Scale;
+use crate::time::Picos;
 
 impl FastForward {
     /// An engine that finishes nothing by itself: a request that has produced its `output_tokens` keeps its place and its
@@ -103,6 +104,36 @@ impl FastForward {
             open_ended: self.open_ended,
             ..Self::new(Arc::clone(&self.config), None)
         };
+    }
+
+    /// The factor on step times that [`Self::set_speed`] set.
+    pub fn speed(&self) -> Scale {
+        self.pace.speed()
+    }
+
+    /// Tokens of the request's input that no step computes yet, what the prefix cache may have included; 0 for one that
+    /// decodes, and for one whose input the step in progress completes.
+    pub fn uncomputed(&self, slot: JobSlot) -> u32 {
+        self.slots.get(slot.0).map_or(0, |slot| match slot.place {
+            Place::Arriving | Place::Waiting => slot.input(),
+            Place::Prefilling => slot.input() - slot.computed,
+            Place::Vacant | Place::Decoding | Place::Spent => 0,
+        })
+    }
+
+    /// The start of the first step that sees a request which comes at `at`, if steps go on as the next one will: exact
+    /// when it is the end of the step in progress, or when there is nothing to compute.
+    pub fn seen_at(&self, at: Picos) -> Picos {
+        let boundary = self.step.map_or(self.boundary, |step| step.end);
+        #[expect(clippy::cast_possible_truncation, reason = "requests in an engine fit 32 bits")]
+        let decodes = self.decoding.count + self.joining.len() as u32;
+        if boundary >= at || decodes == 0 {
+            return boundary.max(at);
+        }
+        let context = self.decoding.computed + u64::from(decodes);
+        let step = self.config.steps.decode_run(decodes, context, self.speed()).step(0).0;
+        let late = at.0 - boundary.0;
+        Picos(boundary.0.saturating_add((late + step - 1) / step * step))
     }
 
     fn longest_output(&self, index: u32) -> u32 {
