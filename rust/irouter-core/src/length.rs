@@ -167,8 +167,9 @@ impl LengthDistribution {
         let left = max_tokens.saturating_sub(produced);
         let cut = if alive < 1e-12 { 0.0 } else { self.area_beyond(f64::from(max_tokens)) };
         let certain = 1.0 / alive;
-        // The knot below moves with the steps, so that none is searched for.
+        // The knot below moves with the steps, so that none is searched for, and its slope is computed once.
         let mut segment = self.segment(from);
+        let mut slope = self.slope(segment);
         steps.map(move |steps| {
             if steps >= left {
                 // One that is there now is there now.
@@ -181,13 +182,30 @@ impl LengthDistribution {
                 return Ahead { chance, tokens: (chance - end) / self.hazard };
             }
             let tokens = from + f64::from(steps);
-            while segment + 1 < KNOTS && self.tokens[segment + 1] <= tokens {
+            if segment + 1 < KNOTS && self.tokens[segment + 1] <= tokens {
                 segment += 1;
+                while segment + 1 < KNOTS && self.tokens[segment + 1] <= tokens {
+                    segment += 1;
+                }
+                slope = self.slope(segment);
             }
-            let there = self.survival_in(segment, tokens);
+            let there = if segment + 1 < KNOTS {
+                // Not `mul_add`: where the processor is not known to have it, that is a call.
+                self.survival[segment] + slope * (tokens - self.tokens[segment]).max(0.0)
+            } else {
+                self.survival_in(segment, tokens)
+            };
             let area = self.area_in(segment, tokens, there);
             Ahead { chance: there * certain, tokens: (area - cut) * certain }
         })
+    }
+
+    /// Survival per token between a knot and the next; 0 at the last.
+    fn slope(&self, index: usize) -> f64 {
+        if index + 1 == KNOTS {
+            return 0.0;
+        }
+        (self.survival[index + 1] - self.survival[index]) / (self.tokens[index + 1] - self.tokens[index])
     }
 
     /// Integral of the survival function from `tokens` to infinity.

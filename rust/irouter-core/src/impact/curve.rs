@@ -20,8 +20,8 @@ pub(super) const WIDTHS: [f64; POINTS] = {
     widths
 };
 
-/// Chance of being there that is taken as none.
-const NEGLIGIBLE: f64 = 1e-6;
+/// Chance of being there that is taken as none. What is still to come then counts as steps all the same.
+const NEGLIGIBLE: f64 = 1e-3;
 
 /// When a request is there, and what it holds.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Curve {
     pub(super) end: usize,
     /// `S(t)`: probability that it is there, at each point.
     pub(super) there: [f64; POINTS],
+    /// `1 - S(t)`: probability that it has been there and is gone, while it may be there.
+    pub(super) gone: [f64; POINTS],
     /// Expected steps with it, from each point to the next. The sum is what it is expected to still produce.
     pub(super) steps: [f64; POINTS],
     /// Tokens of context at step 0 of [`GRID`], from which it grows by one a step.
@@ -45,6 +47,7 @@ impl Curve {
             first,
             end: POINTS,
             there: [0.0; POINTS],
+            gone: [0.0; POINTS],
             steps: [0.0; POINTS],
             context: f64::from(request.prompt_tokens) + f64::from(produced) - f64::from(start),
         };
@@ -60,6 +63,7 @@ impl Curve {
                 break;
             }
             curve.there[point] = ahead.chance;
+            curve.gone[point] = 1.0 - ahead.chance;
         }
         // What is left beyond the last point, or too small to be looked at.
         curve.steps[curve.end.saturating_sub(1)] += left;

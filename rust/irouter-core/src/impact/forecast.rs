@@ -129,17 +129,13 @@ impl Forecast {
     }
 
     pub(super) fn overflow_probability_along(&self, curve: &Curve, capacity_tokens: f64) -> f64 {
-        let mut before = (0.0, 0.0);
         let with = (0..POINTS).map(|point| {
-            let (held, there) = (curve.held(point, self.slack_tokens), curve.there[point]);
-            let Moments { mean, variance, covariance } = self.moments(point);
-            let with = Moments {
-                mean: mean + held * there,
-                variance: variance + held * held * there * (1.0 - there),
-                covariance: covariance + before.0 * held * there * before.1,
-            };
-            before = if there > 0.0 { (held, 1.0 - there) } else { (0.0, 0.0) };
-            with
+            let (own, here) = (self.own(curve, point), self.moments(point));
+            Moments {
+                mean: here.mean + own.mean,
+                variance: here.variance + own.variance,
+                covariance: here.covariance + own.covariance,
+            }
         });
         probability(capacity_tokens, with)
     }
@@ -185,21 +181,26 @@ impl Forecast {
         }
     }
 
+    /// What one request adds at a point.
+    #[inline]
+    fn own(&self, curve: &Curve, point: usize) -> Moments {
+        let held = curve.held(point, self.slack_tokens);
+        let mean = held * curve.there[point];
+        let before = point.saturating_sub(1);
+        let covariance = mean * curve.held(before, self.slack_tokens) * curve.gone[before];
+        Moments { mean, variance: held * mean * curve.gone[point], covariance }
+    }
+
+    /// Adds a request. Over all points, since a loop without branches is faster than a short one with them.
     fn add(&mut self, curve: &Curve) {
-        // At the point before: the tokens held, if there, and the probability of not being there.
-        let (mut before, mut gone) = (0.0, 0.0);
-        for point in curve.first..curve.end {
-            let (held, there) = (curve.held(point, self.slack_tokens), curve.there[point]);
-            self.residents[point] += there;
-            self.tokens[point] += held * there;
-            self.variance[point] += held * held * there * (1.0 - there);
-            self.covariance[point] += before * held * there * gone;
-            (before, gone) = (held, 1.0 - there);
-        }
-        for point in curve.spans() {
-            let share = curve.steps[point] / WIDTHS[point];
-            self.mean_residents[point] += share;
-            self.mean_context[point] += curve.mean_context(point) * share;
+        for point in 0..POINTS {
+            let Moments { mean, variance, covariance } = self.own(curve, point);
+            self.residents[point] += curve.there[point];
+            self.tokens[point] += mean;
+            self.variance[point] += variance;
+            self.covariance[point] += covariance;
+            self.mean_residents[point] += curve.steps[point];
+            self.mean_context[point] += curve.mean_context(point) * curve.steps[point];
         }
     }
 
@@ -219,6 +220,9 @@ impl Forecast {
         let steps = &instance.config().steps;
         let mut elapsed = 0.0;
         for (point, width) in WIDTHS.iter().enumerate() {
+            // Until here sums over the steps.
+            self.mean_residents[point] /= width;
+            self.mean_context[point] /= width;
             let (residents, context) = (self.mean_residents[point], self.mean_context[point]);
             self.elapsed_seconds[point] = elapsed;
             self.step_seconds[point] = steps.decode_seconds(residents, context, self.line.speed());

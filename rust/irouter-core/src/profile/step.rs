@@ -269,7 +269,8 @@ impl StepModel {
         let share = decodes - f64::from(below);
         let read = |curve: &[i64]| {
             let (low, high) = (at(curve, below) as f64, at(curve, below + 1) as f64);
-            share.mul_add(high - low, low)
+            // Not `mul_add`: where the processor is not known to have it, that is a call.
+            low + share * (high - low)
         };
         let time = read(&self.dense)
             + read(&self.per_sequence)
