@@ -18,7 +18,7 @@ const DELAYS: Delays = Delays { dispatch: Picos::MILLISECOND, event: Picos::MILL
 pub struct Conversations {
     instances: u32,
     engine: Arc<EngineConfig>,
-    workload: Workload,
+    workload: Arc<Workload>,
     predictions: PredictionSource,
     unloaded: Vec<Unloaded>,
 }
@@ -45,7 +45,7 @@ impl Conversations {
             instances,
             unloaded: (0..workload.len()).map(alone).collect(),
             predictions: Predictor::fit("noisy:0.45".parse()?, population)?.predict(&workload, 0)?,
-            workload,
+            workload: Arc::new(workload),
             engine,
         })
     }
@@ -75,7 +75,7 @@ impl Conversations {
             readings: None,
         };
         let policy = PolicySpec::named(policy).build(0)?;
-        let simulator = Simulator::new(&config, policy, &self.workload, self.predictions.clone())?;
+        let simulator = Simulator::new(config, policy, Arc::clone(&self.workload), self.predictions.clone())?;
         let RunOutput { records, gaps, .. } = simulator.run()?;
         let run = Run {
             workload: &self.workload,

@@ -7,6 +7,8 @@ mod router_profile;
 mod saturation;
 mod single;
 
+use std::sync::Arc;
+
 pub use config::{ClientPlan, CrashPlan, Experiment, Share, SloLimits, SlowPlan, WorkloadSource};
 use irouter_core::OnFailure;
 use irouter_core::policy::{Policy, PolicySpec};
@@ -104,7 +106,7 @@ pub fn run(
 
 /// One policy on one seed.
 fn cell(
-    prepared: &Prepared<'_>,
+    prepared: &Prepared,
     window: &Window,
     spec: &PolicySpec,
     policies: &dyn PolicyFactory,
@@ -117,7 +119,7 @@ fn cell(
     config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;
     let RunOutput { records, gaps, told, occupancy, policy_failures, policy_failure, figures } =
-        Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
+        Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
         records: &records,

@@ -32,8 +32,8 @@ const GENERATED_SAMPLE: usize = 20_000;
 pub(super) const CALIBRATION_SEED: u64 = 1 << 40;
 
 /// What all runs of an experiment share.
-pub(super) struct Prepared<'a> {
-    pub(super) experiment: &'a Experiment,
+pub(crate) struct Prepared {
+    pub(super) experiment: Experiment,
     pub(super) slo: Slo,
     /// Requests left out because they fit no context.
     pub(super) dropped: u64,
@@ -57,7 +57,7 @@ enum Source {
 /// What the runs of one seed share.
 pub(super) struct Window {
     pub(super) seed: u64,
-    pub(super) workload: Workload,
+    pub(super) workload: Arc<Workload>,
     /// Which rows follow which; `None` where every arrival is known before the run.
     pub(super) sequels: Option<Arc<Sequels>>,
     /// Rows that count: after the warm-up, before the tail that keeps up the load.
@@ -68,8 +68,8 @@ pub(super) struct Window {
     pub(super) last_arrival: Picos,
 }
 
-impl<'a> Prepared<'a> {
-    pub(super) fn new(experiment: &'a Experiment, trace: Option<&Workload>) -> Result<Self> {
+impl Prepared {
+    pub(crate) fn new(experiment: &Experiment, trace: Option<&Workload>) -> Result<Self> {
         let profile = experiment.engine_profile();
         let engine = Arc::new(EngineConfig::new(&profile)?);
         let router_profile = router_profile(experiment, &profile)?;
@@ -118,7 +118,7 @@ impl<'a> Prepared<'a> {
             }
         };
         Ok(Self {
-            experiment,
+            experiment: experiment.clone(),
             slo: experiment.slo()?,
             dropped,
             router_engine: Arc::new(EngineConfig::new(&router_profile)?),
@@ -179,7 +179,7 @@ impl<'a> Prepared<'a> {
                 (plan.generate(seed, plan.measured() + self.tail(plan.measured()))?, plan.measured())
             }
         };
-        let (workload, _) = fitting(self.experiment, &self.engine, workload)?;
+        let (workload, _) = fitting(&self.experiment, &self.engine, workload)?;
         let requests = requests.min(workload.len());
         if let Some(clients) = self.experiment.clients
             && clients.count as usize > requests
@@ -207,7 +207,7 @@ impl<'a> Prepared<'a> {
             predictions: self.predictor.predict(&workload, seed)?,
             measured: 0..requests,
             last_arrival: workload.arrival()[workload.len() - 1],
-            workload,
+            workload: Arc::new(workload),
         };
         if !self.overload() {
             self.rehearse(&mut window, policies)?;
@@ -220,8 +220,9 @@ impl<'a> Prepared<'a> {
     fn rehearse(&self, window: &mut Window, policies: &dyn PolicyFactory) -> Result<()> {
         let config = self.run_config(window, "round_robin")?;
         let policy = policies.build(&PolicySpec::named("round_robin"), window.seed)?;
-        let records =
-            Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?.records;
+        let simulator =
+            Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?;
+        let records = simulator.run()?.records;
         let completed = window.measured.clone().filter(|&row| records.outcome[row] == Outcome::Completed);
         let times: Vec<f64> =
             completed.map(|row| (records.finished[row] - records.arrival[row]).as_seconds()).collect();
@@ -240,7 +241,7 @@ impl<'a> Prepared<'a> {
 
     /// The configuration of a run over a window.
     pub(super) fn run_config(&self, window: &Window, policy_name: &str) -> Result<RunConfig> {
-        let experiment = self.experiment;
+        let experiment = &self.experiment;
         Ok(RunConfig {
             instances: experiment.instances,
             engine: Arc::clone(&self.engine),
