@@ -54,7 +54,8 @@ requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allow
 	compile="$(UV) pip compile --quiet $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 		--no-emit-package irouter-llm pyproject.toml"; \
 	$$compile --extra dev -o requirements/dev.txt; \
-	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt
+	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt; \
+	$$compile --extra train --group train-tests -c requirements/dev.txt -o requirements/train.txt
 
 # ---------------------------------------------------------------------------------------------------------- build
 
