@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
-//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
+//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`observation`], [`policy`], [`router`].
 
 pub mod decision;
 pub mod engine;
@@ -18,6 +18,7 @@ pub mod history;
 pub mod ids;
 pub mod impact;
 pub mod length;
+pub mod observation;
 pub mod policy;
 pub mod profile;
 pub mod queue;

@@ -21,7 +21,9 @@ use crate::error::{Result, SimError};
 use crate::metrics::{Run, Summary, canonical_json, finite};
 use crate::simulator::{Readings, RunConfig, RunOutput, Simulator};
 
-use prepare::{Prepared, Window};
+pub(crate) use prepare::{Episode, Prepared};
+
+use prepare::Window;
 use results::{Curves, PredictorFigures, Results, RunResult, WorkloadFigures};
 
 /// Readings of queues and KV use over the first seed of each policy.
@@ -114,7 +116,7 @@ fn cell(
     let is_first = window.seed == prepared.experiment.first_seed;
     let mut config = RunConfig {
         readings: is_first.then_some(Readings { count: OCCUPANCY_SAMPLES, until: window.last_arrival }),
-        ..prepared.run_config(window, spec.name())?
+        ..prepared.window_config(window, spec.name())?
     };
     config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;

@@ -37,7 +37,8 @@ pub fn simulate(
     let spec =
         experiment.policies.first().ok_or_else(|| SimError::field("policies", "empty", "one policy"))?;
     // Warm-up is for comparing figures; whoever asks for the requests wants them all.
-    let config = RunConfig { measured: 0..window.measured.end, ..prepared.run_config(&window, spec.name())? };
+    let config =
+        RunConfig { measured: 0..window.measured.end, ..prepared.window_config(&window, spec.name())? };
     let policy = policies.build(spec, window.seed)?;
     let RunOutput { records, .. } =
         Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?.run()?;

@@ -11,16 +11,18 @@ mod config;
 mod disturbances;
 mod occupancy;
 mod recorder;
+mod tally;
 mod telling;
 
 pub use config::{Aborts, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
+pub(crate) use tally::Tally;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, Job, JobSlot, Noise};
-use irouter_core::policy::{Needs, Policy};
+use irouter_core::policy::{ClusterView, Needs, Policy, QueueView};
 use irouter_core::{
     Decision, EngineReport, Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router,
     TenantId,
@@ -55,6 +57,16 @@ pub struct RunOutput {
     pub policy_failures: u64,
     /// How it failed last.
     pub policy_failure: Option<irouter_core::Error>,
+}
+
+/// A run at the time of a decision.
+pub(crate) struct Look<'a> {
+    /// The instances as the router knows them.
+    pub(crate) cluster: ClusterView<'a>,
+    /// The requests at the router.
+    pub(crate) queue: QueueView<'a>,
+    /// Sums over the requests so far.
+    pub(crate) tally: &'a Tally,
 }
 
 /// One run of one policy.
@@ -284,6 +296,38 @@ impl Simulator {
                 Verdict::Idle => return Ok(()),
             }
         }
+    }
+
+    /// Sends a waiting request to an instance, whatever the router's policy would do.
+    pub(crate) fn dispatch(&mut self, request: RequestKey, instance: InstanceId) -> Result<()> {
+        let decision = self.router.dispatch(request, instance, self.now)?;
+        self.send(&decision)
+    }
+
+    /// What the router's policy would be shown now, and the sums so far.
+    pub(crate) fn look(&mut self) -> Result<Look<'_>> {
+        let (cluster, queue) = self.router.view(self.now)?;
+        Ok(Look { cluster, queue, tally: &self.recorder.tally })
+    }
+
+    /// Gives each row a weight in [`Self::tally`], before the first arrives.
+    pub(crate) fn weigh(&mut self, weights: Vec<f64>) {
+        self.recorder.tally.weigh(weights);
+    }
+
+    /// Sums over the requests so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.recorder.tally
+    }
+
+    /// The time of the latest reason to decide.
+    pub(crate) fn now(&self) -> Picos {
+        self.now
+    }
+
+    /// Requests that wait at the router.
+    pub(crate) fn waiting(&self) -> usize {
+        self.router.waiting()
     }
 
     /// Sends a request that the router has decided on to its engine.
