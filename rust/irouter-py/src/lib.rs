@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod detach;
+mod environment;
 mod error;
 mod experiment;
 mod policy;
@@ -16,6 +17,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use crate::calibrate::{fit_requests, fit_steps};
+    #[pymodule_export]
+    use crate::environment::VectorEnvironment;
     #[pymodule_export]
     use crate::error::IrouterError;
     #[pymodule_export]
