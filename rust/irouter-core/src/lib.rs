@@ -6,8 +6,8 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
-//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`observation`], [`policy`], [`router`].
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`network`], [`request`],
+//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
 pub mod engine;
@@ -18,7 +18,7 @@ pub mod history;
 pub mod ids;
 pub mod impact;
 pub mod length;
-pub mod observation;
+pub mod network;
 pub mod policy;
 pub mod profile;
 pub mod queue;

@@ -1,8 +1,8 @@
 //! The paper's latency impact of a placement in its linear form (Jain et al., section 5.2, equations 1 and 2).
 
 use irouter_core::engine::EngineConfig;
-use irouter_core::observation::counts::expected_output;
 use irouter_core::policy::ClusterView;
+use irouter_core::policy::paper_agent::counts::expected_output;
 use irouter_core::profile::Scale;
 use irouter_core::state::InstanceState;
 use irouter_core::{InstanceId, Request};

@@ -1,6 +1,6 @@
 //! What an agent is shown, by kind.
 
-use irouter_core::observation::counts;
+use irouter_core::policy::paper_agent::counts;
 use irouter_core::policy::{ClusterView, Needs, QueueView};
 use serde::Deserialize;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use irouter_core::policy::{ClusterView, Waiting};
+use irouter_core::policy::paper_agent::takes;
 use irouter_core::{InstanceId, Picos};
 
 use super::agent::{Agent, Timer};
@@ -157,8 +157,8 @@ impl Environment {
         open.fill(false);
         let mut actions = open.chunks_exact_mut(self.shared.instances);
         for (waiting, open) in look.queue.candidates(self.shared.observation.candidates()).zip(&mut actions) {
-            for (instance, open) in open.iter_mut().enumerate() {
-                *open = takes(&look.cluster, instance, &waiting);
+            for (instance, open) in (0..).map(InstanceId).zip(open) {
+                *open = takes(&look.cluster, instance, waiting.request);
             }
         }
         if let Some(hold) = open.last_mut() {
@@ -172,7 +172,7 @@ impl Environment {
     fn place(&mut self, candidate: usize, instance: InstanceId) -> Result<Option<f64>> {
         let look = self.simulator.look()?;
         let waiting = look.queue.candidates(candidate + 1).nth(candidate);
-        let Some(waiting) = waiting.filter(|waiting| takes(&look.cluster, instance.index(), waiting)) else {
+        let Some(waiting) = waiting.filter(|waiting| takes(&look.cluster, instance, waiting.request)) else {
             return Ok(None);
         };
         let gap =
@@ -201,13 +201,4 @@ impl Environment {
             Timer::Tick(tick) => now.0.rem_euclid(tick.0) == 0 && self.decided != Some(now),
         }
     }
-}
-
-/// Whether the instance may have the request: it takes requests, can hold this one, and has a batch slot for it.
-fn takes(cluster: &ClusterView<'_>, instance: usize, waiting: &Waiting<'_>) -> bool {
-    cluster.instances.get(instance).is_some_and(|instance| {
-        instance.is_ready()
-            && instance.in_flight() < instance.config().scheduler.max_num_seqs
-            && instance.holds(waiting.request).is_ok()
-    })
 }

@@ -74,12 +74,21 @@ pub fn needs() -> Needs {
 
 /// Writes the numbers into `out`, which has the [`width`] of the cluster that is meant: instances beyond it are not shown.
 pub fn encode(view: &ClusterView<'_>, queue: &QueueView<'_>, out: &mut [f32]) {
+    describe_all(view, queue.len(), queue.head().map(|head| head.request), out);
+}
+
+/// The same for a request that is alone in the queue.
+pub fn encode_request(view: &ClusterView<'_>, request: &Request, out: &mut [f32]) {
+    describe_all(view, 1, Some(request), out);
+}
+
+fn describe_all(view: &ClusterView<'_>, waiting: usize, head: Option<&Request>, out: &mut [f32]) {
     out.fill(0.0);
     let (of_queue, of_instances) = out.split_at_mut(QUEUE.len());
-    of_queue[0] = narrow((queue.len() as f64).min(MOST_REQUESTS));
-    if let Some(head) = queue.head() {
-        of_queue[1] = narrow(f64::from(head.request.prompt_tokens));
-        of_queue[2] = narrow(bucket(expected_output(head.request)) as f64);
+    of_queue[0] = narrow((waiting as f64).min(MOST_REQUESTS));
+    if let Some(request) = head {
+        of_queue[1] = narrow(f64::from(request.prompt_tokens));
+        of_queue[2] = narrow(f64::from(bucket(expected_output(request))));
     }
     for (instance, out) in view.instances.iter().zip(of_instances.chunks_exact_mut(INSTANCE.len())) {
         if instance.is_ready() {
@@ -93,8 +102,8 @@ pub fn expected_output(request: &Request) -> f64 {
     request.predicted.mean(request.max_tokens)
 }
 
-fn bucket(tokens: f64) -> usize {
-    BUCKET_EDGES.iter().take_while(|&&edge| tokens >= edge).count()
+fn bucket(tokens: f64) -> u8 {
+    u8::from(tokens >= BUCKET_EDGES[0]) + u8::from(tokens >= BUCKET_EDGES[1])
 }
 
 fn describe<'a>(instance: &InstanceState, residents: impl Iterator<Item = Resident<'a>>, out: &mut [f32]) {
@@ -106,7 +115,7 @@ fn describe<'a>(instance: &InstanceState, residents: impl Iterator<Item = Reside
             fewest_new = fewest_new.min(remaining_tokens);
         } else {
             fewest = fewest.min(remaining_tokens);
-            decoding[bucket(f64::from(produced) + remaining_tokens)] += 1;
+            decoding[usize::from(bucket(f64::from(produced) + remaining_tokens))] += 1;
         }
     }
     let count = |requests: u32| narrow(f64::from(requests).min(MOST_REQUESTS));
@@ -117,8 +126,8 @@ fn describe<'a>(instance: &InstanceState, residents: impl Iterator<Item = Reside
     out[4] = narrow(rounded(free_capacity(instance)));
     if instance.in_flight() > 0 {
         let batch = decoding.iter().sum::<u32>().max(1);
-        let steps = &instance.config().steps;
-        let step_s = steps.decode_run(batch, instance.context_tokens(), Scale::ONE).step(0).as_seconds();
+        let decode = instance.config().steps.decode_run(batch, instance.context_tokens(), Scale::ONE);
+        let step_s = decode.step(0).as_seconds();
         let prefill_s = instance.queued_prefill_tokens() as f64 * instance.rates().prefill_seconds_per_token;
         let earliest_s = (fewest * step_s).min(fewest_new.mul_add(step_s, prefill_s));
         out[5] = narrow(rounded(earliest_s.min(MOST_SECONDS)));
