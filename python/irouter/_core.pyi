@@ -259,14 +259,14 @@ class Router:
 class VectorEnvironment:
     """Many environments over the simulator, stepped together without the GIL.
 
-    One whose episode is over begins the next at the following step, whose action it ignores. Environment `i` of `n` runs
-    the seeds `s_i`, `s_i + n`, `s_i + 2 n` and so on, where `s_i` is its own at the last reset (`i` at first).
+    One whose episode is over begins the next at the following step, whose action it ignores. Environment `i` of `n`
+    runs the seeds `s_i`, `s_i + n`, `s_i + 2 n` and so on, where `s_i` is its own at the last reset (`i` at first).
 
-    `reset` and `step` return columns with a row for each environment, written in Rust and handed over without a copy; no
-    later step changes them: `observations` (float32, a column for each of `names`), `open` (which actions are open; hold
-    always is), `rewards`, `terms` (cost of the requests in the system, completions, guidance without its weight), `elapsed_s`
-    (seconds until the decision that is shown), `excluded` (the action was not open and counted as a hold), `terminated`,
-    `truncated`. After a reset all but the first two are zero.
+    `reset` and `step` return columns with a row for each environment, written in Rust and handed over without a copy;
+    no later step changes them: `observations` (float32, a column for each of `names`), `open` (which actions are open;
+    hold always is), `rewards`, `terms` (cost of the requests in the system, completions, guidance without its weight),
+    `elapsed_s` (seconds until the decision that is shown), `excluded` (the action was not open and counted as a hold),
+    `terminated`, `truncated`. After a reset all but the first two are zero.
     """
 
     def __new__(
@@ -411,6 +411,17 @@ def kv_capacity_blocks(model: str, memory_gib: float, tensor_parallel: int, bloc
 
     Raises:
         IrouterError: For an unknown model, or naming the bad argument.
+    """
+
+def network_outputs(weights: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs of the network in a file of weights (safetensors, tensors `network.*`), as a policy computes them.
+
+    Args:
+        weights: Content of the file.
+        inputs: A row for each input.
+
+    Raises:
+        IrouterError: For a file that is none, or inputs of another width.
     """
 
 def policies() -> str:

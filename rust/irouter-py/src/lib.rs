@@ -5,6 +5,7 @@ mod detach;
 mod environment;
 mod error;
 mod experiment;
+mod network;
 mod policy;
 mod profile;
 mod router;
@@ -23,6 +24,8 @@ mod _core {
     use crate::error::IrouterError;
     #[pymodule_export]
     use crate::experiment::{policies, run_experiment, simulate};
+    #[pymodule_export]
+    use crate::network::network_outputs;
     #[pymodule_export]
     use crate::profile::{Profile, capacity};
     #[pymodule_export]

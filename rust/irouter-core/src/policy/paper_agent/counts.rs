@@ -17,9 +17,9 @@ const MOST_SECONDS: f64 = 1000.0;
 const QUEUE: [&str; 3] = ["queue_requests", "head_prompt_tokens", "head_bucket"];
 const INSTANCE: [&str; 6] = [
     "prompt_phase_requests",
-    "decode_phase_requests_below_256",
-    "decode_phase_requests_below_2048",
-    "decode_phase_requests_above",
+    "short_decode_requests",
+    "middle_decode_requests",
+    "long_decode_requests",
     "free_capacity",
     "earliest_completion_s",
 ];
