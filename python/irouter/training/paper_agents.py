@@ -1,6 +1,6 @@
 """The paper's three agents (Jain et al., arXiv 2408.13510): trained, kept as files, and as policies.
 
-`python -m irouter.training.paper_agents guided --out agents/` trains one.
+`python -m irouter.training.paper_agents workload-guided --out agents/` trains one.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import irouter
-from irouter._core import IrouterError
 from irouter.evaluation.policies import PolicyChoice
 
 if TYPE_CHECKING:
     from irouter.evaluation import Settings
     from irouter.training.double_dqn import Args, Episode, Guidance
 
-VARIANTS: Final[dict[str, Guidance]] = {"baseline": "none", "aware": "constant", "guided": "fading"}
+VARIANTS: Final[dict[str, Guidance]] = {
+    "baseline": "none",
+    "workload-aware": "constant",
+    "workload-guided": "fading",
+}
 """The agents, and how each is guided by the latency impact of its placements."""
-
-PREFIX: Final = "paper-"
-"""What stands before an agent's name in reports and in the name of its file."""
 
 # Seeds on which a network is judged while it is trained: neither trained on nor reported.
 _VALIDATION: Final[Settings] = {"first_seed": 2_000_000, "seeds": 4}
@@ -45,23 +45,25 @@ class Trained:
     ratio: float
 
 
+def label(variant: str) -> str:
+    """What reports call an agent."""
+    return f"agent:{variant}"
+
+
+def file_of(folder: Path, scenario: str, variant: str) -> Path:
+    """Where the weights of an agent are kept."""
+    return folder / f"{scenario}.{variant}.safetensors"
+
+
 def choice(name: str, weights: bytes) -> PolicyChoice:
-    """The agent as a policy to compare, under a name of its own."""
+    """Weights as a policy to compare, under a name of its own."""
     return PolicyChoice("paper_agent", {"weights": base64.b64encode(weights).decode()}, as_label=name)
 
 
-def found(folder: Path) -> list[PolicyChoice]:
-    """The agents whose files are in `folder`, as policies to compare.
-
-    Raises:
-        IrouterError: When there is none.
-    """
-    files = {name: folder / f"{PREFIX}{name}.safetensors" for name in VARIANTS}
-    there = {name: file for name, file in files.items() if file.is_file()}
-    if not there:
-        expected = ", ".join(file.name for file in files.values())
-        raise IrouterError(f"no agents in {folder}: expected any of {expected}")
-    return [choice(f"{PREFIX}{name}", file.read_bytes()) for name, file in there.items()]
+def found(folder: Path, scenario: str) -> list[PolicyChoice]:
+    """The agents in `folder` that were trained for the scenario, as policies to compare."""
+    files = {variant: file_of(folder, scenario, variant) for variant in VARIANTS}
+    return [choice(label(variant), file.read_bytes()) for variant, file in files.items() if file.is_file()]
 
 
 def train(args: Args, *, every: int = 2, log: Any = None) -> Trained:
@@ -126,7 +128,7 @@ def main() -> None:
     )
     trained = train(args, log=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush())
     given.out.mkdir(parents=True, exist_ok=True)
-    file = given.out / f"{PREFIX}{given.variant}.safetensors"
+    file = file_of(given.out, given.scenario, given.variant)
     file.write_bytes(trained.weights)
     sys.stdout.write(f"{file}: episode {trained.episode}, mean E2E {trained.ratio:.3f} of round robin\n")
 

@@ -25,8 +25,8 @@ pub enum RewardKind {
     /// * `f`: tokens produced over tokens expected, 0 for a request that has not started;
     /// * `T`: seconds that the request takes alone on an idle instance, its output length known.
     Paper,
-    /// Minus the seconds that requests have spent in the system since the decision before, all added up. Over an episode that
-    /// is minus the sum of their latencies.
+    /// Minus the seconds that requests have spent in the system since the decision before (the first time: since the start),
+    /// all added up. Over an episode that is minus the sum of their latencies.
     #[default]
     RequestsInSystem,
 }
@@ -46,6 +46,12 @@ impl Reward {
             simulator.weigh(unloaded.iter().map(|alone| 1.0 / alone.e2e.as_seconds()).collect());
         }
         Self { kind, at: Picos::ZERO, completed: 0, time_in_system_s: 0.0 }
+    }
+
+    /// The first decision is now: time counts from here on. What the first request has waited for the first tick belongs to
+    /// its latency all the same.
+    pub(super) fn begin(&mut self, now: Picos) {
+        self.at = now;
     }
 
     /// What has come since the last call: the terms (a) and (b).

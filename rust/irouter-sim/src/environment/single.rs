@@ -94,9 +94,9 @@ impl Environment {
         let mut environment =
             Self { shared, simulator, reward, gradients, decided: None, decisions: 0, over: false };
         environment.over = !environment.next_decision()?;
-        // What was in the system before the first decision is nobody's merit.
-        environment.reward.since(&mut environment.simulator)?;
-        environment.decided = Some(environment.simulator.now());
+        let now = environment.simulator.now();
+        environment.reward.begin(now);
+        environment.decided = Some(now);
         Ok(environment)
     }
 
