@@ -189,7 +189,7 @@ impl Simulator {
             self.now = self.now.max(now);
             self.sample(self.now - self.config.delays.event)?;
             let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
-            let sweep = self.arrived_rows % SWEEP_ARRIVALS == 0;
+            let sweep = self.arrived_rows.is_multiple_of(SWEEP_ARRIVALS);
             if self.observes() || self.tracks_events() || disturbed || sweep {
                 self.synchronise()?;
                 self.open = self.recorder.open_measured;

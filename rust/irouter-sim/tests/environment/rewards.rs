@@ -1,6 +1,6 @@
 use irouter_sim::experiment::{BuiltIn, simulate};
 
-use crate::support::{HOLD, INSTANCES, environments, episode, experiment};
+use crate::support::{HOLD, environments, episode, experiment, in_turn};
 
 const REQUESTS: usize = 300;
 
@@ -15,7 +15,7 @@ fn round_robin_latency_s(seed: u64) -> f64 {
 fn an_agent_that_takes_turns_loses_the_latencies_of_round_robin() {
     let mut environment = environments(REQUESTS, r#"{"reward": "requests_in_system"}"#, 1, 1);
     for seed in [3, 4] {
-        let transitions = episode(&mut environment, seed, |step, _| (step % INSTANCES) as i64);
+        let transitions = episode(&mut environment, seed, |step, _| in_turn(step));
         assert_eq!(transitions.len(), REQUESTS, "one decision for each request, and none is excluded");
         assert!(transitions.iter().all(|transition| !transition.excluded));
         let lost: f64 = transitions.iter().map(|transition| -transition.reward).sum();
@@ -27,7 +27,7 @@ fn an_agent_that_takes_turns_loses_the_latencies_of_round_robin() {
 #[test]
 fn the_papers_reward_counts_completions_and_unfinished_shares() {
     let mut environment = environments(REQUESTS, r#"{"reward": "paper", "tick_s": 0.02}"#, 1, 1);
-    let transitions = episode(&mut environment, 3, |step, _| (step % INSTANCES) as i64);
+    let transitions = episode(&mut environment, 3, |step, _| in_turn(step));
     let completions: f64 = transitions.iter().map(|transition| transition.terms[1]).sum();
     assert!((completions - 60.0 * REQUESTS as f64).abs() < 1e-9);
     assert!(transitions.iter().all(|transition| transition.terms[0] <= 0.0));

@@ -1,14 +1,19 @@
 use irouter_sim::environment::{Batch, EnvironmentSpec, Transition, VectorEnvironment};
 use irouter_sim::experiment::Experiment;
 
-pub(crate) const INSTANCES: usize = 4;
-pub(crate) const HOLD: i64 = INSTANCES as i64;
+/// The action that holds, with four instances.
+pub(crate) const HOLD: i64 = 4;
+
+/// The action of an agent that takes the instances in turn.
+pub(crate) fn in_turn(step: usize) -> i64 {
+    [0, 1, 2, 3][step % 4]
+}
 
 /// The paper's main experiment with so many requests, first seed `seed`.
 pub(crate) fn experiment(requests: usize, seed: u64) -> Experiment {
     let profile = include_str!("../../../../python/irouter/profiles/llama-2-7b@v100-paper.json");
     let text = format!(
-        r#"{{"name": "paper-main", "instances": {INSTANCES}, "profile": {profile}, "kv_blocks": 575, "rate": 20.0,
+        r#"{{"name": "paper-main", "instances": 4, "profile": {profile}, "kv_blocks": 575, "rate": 20.0,
         "requests": {requests}, "predictor": "noisy:0.45", "first_seed": {seed}, "policies": ["round_robin"],
         "workload": {{"kind": "generated", "lengths": {{"kind": "paper-five-task"}}}}}}"#
     );
