@@ -54,7 +54,8 @@ requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allow
 	compile="$(UV) pip compile --quiet $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 		--no-emit-package irouter-llm pyproject.toml"; \
 	$$compile --extra dev -o requirements/dev.txt; \
-	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt
+	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt; \
+	$$compile --extra train --group train-tests -c requirements/dev.txt -o requirements/train.txt
 
 # ---------------------------------------------------------------------------------------------------------- build
 
@@ -85,6 +86,7 @@ test: $(VENV)/.dev build-release ## The gate: lint, Rust tests, then Python test
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-rust
 	$(MAKE) --no-print-directory test-python
+	$(MAKE) --no-print-directory test-train
 
 .PHONY: lint
 lint: $(VENV)/.dev build-release ## Formats, clippy, ruff, mypy, and the stubs against the built module
@@ -115,6 +117,10 @@ PEERS := dynamo litellm ray sglang-router smg vllm-router
 
 .PHONY: peers
 peers: $(PEERS:%=.venv-%/.installed) ## Install the routers whose decisions ours are compared with
+
+.PHONY: test-train
+test-train: $(VENV)/.demo build-release .venv-train/.installed ## Tests of what is trained with torch, in an environment of their own
+	PYTHONPATH=python .venv-train/bin/python -m pytest -q tests/training
 
 .PHONY: test-real
 test-real: $(VENV)/.dev build-release peers ## Long tests against the real packages of other routers
@@ -159,5 +165,5 @@ fmt: $(VENV)/.dev ## Format Rust and Python
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean --quiet
-	rm -rf $(VENV) $(PEERS:%=.venv-%) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-train $(PEERS:%=.venv-%) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find python tests tools benches -name __pycache__ -type d -prune -exec rm -rf {} +

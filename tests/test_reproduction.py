@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from irouter import IrouterError
 from irouter.cli import main
 from irouter.reproduction import words
 from irouter.reproduction.paper import Reproduction, paper
+from irouter.training.paper_agents import file_of, found
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +33,25 @@ def test_every_set_up_of_the_paper_runs_with_its_baselines(reproduction: Reprodu
         assert comparison.experiment.notes, "what the paper leaves out is said"
 
 
+def test_the_papers_agents_join_the_set_up_that_they_were_trained_for(tmp_path: Path) -> None:
+    with pytest.raises(
+        IrouterError, match=r"no agent in .*: expected files such as paper-main.workload-guided"
+    ):
+        paper(seeds=1, agents=tmp_path)
+    file_of(tmp_path, "paper-main", "baseline").write_bytes(b"")
+    assert [choice.label for choice in found(tmp_path, "paper-main")] == ["agent:baseline"]
+    assert found(tmp_path, "paper-a100") == []
+    with pytest.raises(
+        IrouterError, match="`weights` is text of 0 letters, expected a file of weights in base64"
+    ):
+        paper(seeds=1, agents=tmp_path)
+
+
 def test_printed_gains_stand_beside_the_first_load_only(reproduction: Reproduction) -> None:
     setup, comparison = reproduction.experiments[0]
     [(title, point, printed)] = words.points(setup, comparison)
     assert title == setup.title
+    assert printed["agent:workload-guided"] == 11.43
     by_name = {row.policy: row for row in words.rows(point, printed)}
     assert by_name["min_min"].printed == 1.5
     assert by_name["round_robin"].gains == ((0.0,), (0.0,), (0.0,))

@@ -1,4 +1,4 @@
-"""Speed as a Python user meets it: everything that `irouter.compare` does for one policy, on one core.
+"""Speed as a Python user meets it: everything that `irouter.compare` does for one policy, and agents, on one core.
 
 `make bench` times it; the gate runs each case once, for the assertion.
 """
@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import irouter
 from irouter import _core
+from irouter.training.environment import RoutingVectorEnv, Spec
 
 TIMED_REQUESTS, CHECKED_REQUESTS = 20_000, 1_000
 POLICIES = ("round_robin", "least_requests", "least_work", "central_shortest")
@@ -67,3 +69,26 @@ def test_decisions_of_an_external_policy(benchmark: Any) -> None:
     assert comparison.policies[policy]["policy_failures"] == 0
     if benchmark.enabled:
         benchmark.extra_info["decisions_per_second"] = round(requests / benchmark.stats.stats.mean)
+
+
+@pytest.mark.parametrize("spec", [{}, {"reward": "paper", "tick_s": 0.02}], ids=["events", "paper"])
+def test_decisions_of_agents_in_many_environments(benchmark: Any, spec: Spec) -> None:
+    """The paper's main experiment on one core, shown as counts, new episodes included; holds while there is no room."""
+    environments, steps = 32, 500 if benchmark.enabled else 20
+    agents = RoutingVectorEnv("paper-main", num_envs=environments, spec=spec)
+    shown, _ = agents.reset(seed=0)
+    capacity = [agents.feature_names.index(f"instance_{instance}_free_capacity") for instance in range(4)]
+
+    def decide() -> int:
+        nonlocal shown
+        for _ in range(steps):
+            room = shown[:, capacity]
+            actions = np.where(room.max(axis=1) > 0.1, room.argmax(axis=1), 4)
+            shown, *_ = agents.step(actions)
+        return steps * environments
+
+    decisions = benchmark(decide)
+    assert decisions == steps * environments
+    assert np.isfinite(shown).all()
+    if benchmark.enabled:
+        benchmark.extra_info["decisions_per_second"] = round(decisions / benchmark.stats.stats.mean)

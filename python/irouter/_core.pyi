@@ -255,6 +255,76 @@ class Router:
     def fallbacks(self) -> int:
         """How often the policy failed and the least predicted work decided instead."""
 
+@final
+class VectorEnvironment:
+    """Many environments over the simulator, stepped together without the GIL.
+
+    One whose episode is over begins the next at the following step, whose action it ignores. Environment `i` of `n`
+    runs the seeds `s_i`, `s_i + n`, `s_i + 2 n` and so on, where `s_i` is its own at the last reset (`i` at first).
+
+    `reset` and `step` return columns with a row for each environment, written in Rust and handed over without a copy;
+    no later step changes them: `observations` (float32, a column for each of `names`), `open` (which actions are open;
+    hold always is), `rewards`, `terms` (cost of the requests in the system, completions, guidance without its weight),
+    `elapsed_s` (seconds until the decision that is shown), `excluded` (the action was not open and counted as a hold),
+    `terminated`, `truncated`. After a reset all but the first two are zero.
+    """
+
+    def __new__(
+        cls,
+        experiment_json: str,
+        spec_json: str = "{}",
+        workload: Workload | None = None,
+        *,
+        environments: int = 1,
+        threads: int = 1,
+    ) -> VectorEnvironment:
+        """Sets up environments that run the seeds of an experiment, whatever its policies.
+
+        Args:
+            experiment_json: The experiment, as for `run_experiment`.
+            spec_json: How an agent meets it: `observation`, `reward`, `tick_s`, `longest_hold_s`, `max_decisions`.
+            workload: The trace, for an experiment that replays one.
+            environments: How many.
+            threads: Threads to use; 0 is one per core.
+
+        Raises:
+            IrouterError: Naming the bad value.
+        """
+
+    @property
+    def environments(self) -> int:
+        """How many environments there are."""
+
+    @property
+    def actions(self) -> int:
+        """How many actions an agent has: each waiting request shown on each instance, and hold, the last."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the numbers that an agent is shown, in order."""
+
+    @property
+    def highest(self) -> NDArray[np.float32]:
+        """The largest value of each of these numbers; the smallest is 0."""
+
+    def reset(self, seeds: Sequence[int] | None = None) -> dict[str, Any]:
+        """Begins an episode in every environment: of its seed, or of the one that is next.
+
+        Raises:
+            IrouterError: Unless there is a seed for each.
+        """
+
+    def step(self, actions: NDArray[np.int64], *, guidance_weight: float = 0.0) -> dict[str, Any]:
+        """Carries out an action in every environment, and goes on to the next decision of each.
+
+        Args:
+            actions: Number of an action for each: request by request, instance by instance, then hold.
+            guidance_weight: Weight of the guidance in `rewards`.
+
+        Raises:
+            IrouterError: For a number that names no action, and before the first reset.
+        """
+
 def run_experiment(
     experiment_json: str,
     workload: Workload | None = None,
@@ -341,6 +411,17 @@ def kv_capacity_blocks(model: str, memory_gib: float, tensor_parallel: int, bloc
 
     Raises:
         IrouterError: For an unknown model, or naming the bad argument.
+    """
+
+def network_outputs(weights: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs of the network in a file of weights (safetensors, tensors `network.*`), as a policy computes them.
+
+    Args:
+        weights: Content of the file.
+        inputs: A row for each input.
+
+    Raises:
+        IrouterError: For a file that is none, or inputs of another width.
     """
 
 def policies() -> str:

@@ -16,8 +16,14 @@ from irouter.evaluation.settings import CONDITIONS, DEFAULTS, checked, condition
         ({"load": float("nan")}, "here: `load` is nan, expected finite numbers"),
         ({"slo": {"ttft_s": float("inf")}}, "here: `slo` is {'ttft_s': inf}, expected finite numbers"),
         ({"load": "high"}, "here: `load` is 'high', expected a number"),
-        ({"policies": "random"}, "here: `policies` is 'random', expected a list, each a text or a function"),
-        ({"policies": [1]}, "here: `policies` is [1], expected a list, each a text or a function"),
+        (
+            {"policies": "random"},
+            "here: `policies` is 'random', expected a list, each a text or a function or a choice",
+        ),
+        (
+            {"policies": [1]},
+            "here: `policies` is [1], expected a list, each a text or a function or a choice",
+        ),
         ({"workload": "trace"}, "here: `workload` is 'trace', expected a table"),
         ({"drop_too_long": 1}, "here: `drop_too_long` is 1, expected true or false"),
         ({"conditions": "best"}, "here: `conditions` is 'best', expected `exact` or `headline`"),

@@ -1,11 +1,13 @@
-//! What the benchmarks run: a cluster that serves conversations, as in the scenario `conversation`.
+//! What the benchmarks run: a cluster that serves conversations, as in the scenario `conversation`, and the paper's main
+//! experiment as an environment.
 
 use std::sync::Arc;
 
 use irouter_core::engine::EngineConfig;
 use irouter_core::policy::PolicySpec;
 use irouter_core::{OnFailure, Picos, Profile, RouterConfig};
-use irouter_sim::experiment::saturation_rate;
+use irouter_sim::environment::{EnvironmentSpec, VectorEnvironment};
+use irouter_sim::experiment::{Experiment, saturation_rate};
 use irouter_sim::metrics::{Run, Slo, Summary, Unloaded, unloaded};
 use irouter_sim::prediction::{Population, PredictionSource, Predictor};
 use irouter_sim::simulator::{Delays, NoiseLevels, RunConfig, RunOutput, Simulator};
@@ -18,7 +20,7 @@ const DELAYS: Delays = Delays { dispatch: Picos::MILLISECOND, event: Picos::MILL
 pub struct Conversations {
     instances: u32,
     engine: Arc<EngineConfig>,
-    workload: Workload,
+    workload: Arc<Workload>,
     predictions: PredictionSource,
     unloaded: Vec<Unloaded>,
 }
@@ -45,7 +47,7 @@ impl Conversations {
             instances,
             unloaded: (0..workload.len()).map(alone).collect(),
             predictions: Predictor::fit("noisy:0.45".parse()?, population)?.predict(&workload, 0)?,
-            workload,
+            workload: Arc::new(workload),
             engine,
         })
     }
@@ -75,7 +77,7 @@ impl Conversations {
             readings: None,
         };
         let policy = PolicySpec::named(policy).build(0)?;
-        let simulator = Simulator::new(&config, policy, &self.workload, self.predictions.clone())?;
+        let simulator = Simulator::new(config, policy, Arc::clone(&self.workload), self.predictions.clone())?;
         let RunOutput { records, gaps, .. } = simulator.run()?;
         let run = Run {
             workload: &self.workload,
@@ -89,4 +91,18 @@ impl Conversations {
         };
         Ok(Summary::new(&run)?.completed)
     }
+}
+
+/// `count` environments of the paper's main experiment on one thread, with what `spec` (JSON) says.
+///
+/// # Errors
+/// Those of the specification.
+pub fn paper_environment(spec: &str, count: usize) -> Result<VectorEnvironment> {
+    let profile = include_str!("../../../python/irouter/profiles/llama-2-7b@v100-paper.json");
+    let experiment = Experiment::from_json(&format!(
+        r#"{{"name": "paper-main", "instances": 4, "profile": {profile}, "kv_blocks": 575, "rate": 20.0,
+        "requests": 2000, "predictor": "noisy:0.45", "policies": ["round_robin"],
+        "workload": {{"kind": "generated", "lengths": {{"kind": "paper-five-task"}}}}}}"#
+    ))?;
+    VectorEnvironment::new(&experiment, None, EnvironmentSpec::from_json(spec)?, count, 1)
 }

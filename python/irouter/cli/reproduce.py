@@ -17,6 +17,8 @@ EXAMPLES = """[bold]Examples[/bold]
 irouter reproduce paper
 
 irouter reproduce paper --seeds 3 --html paper.html --markdown paper.md
+
+irouter reproduce paper --agents agents/
 """
 
 reproduce = typer.Typer(help="Published experiments, run again.", no_args_is_help=True)
@@ -32,6 +34,12 @@ def paper(
     seeds: Annotated[
         int | None, typer.Option(help="Seeds in place of 20.", min=1, show_default=False)
     ] = None,
+    agents: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with trained agents of the paper, to run beside the rest.", show_default=False
+        ),
+    ] = None,
     json_file: Annotated[Path | None, _file("--json", "the figures")] = None,
     html_file: Annotated[Path | None, _file("--html", "a page with plots")] = None,
     markdown_file: Annotated[Path | None, _file("--markdown", "the tables")] = None,
@@ -41,7 +49,7 @@ def paper(
     wanted = ((json_file, Reproduction.to_json), (html_file, pages.html), (markdown_file, pages.markdown))
     options.need_folders(*(file for file, _ in wanted))
     with progress("simulating") as report:
-        reproduction = run_paper(seeds=seeds, threads=threads, progress=report)
+        reproduction = run_paper(seeds=seeds, agents=agents, threads=threads, progress=report)
     for setup, comparison in reproduction.experiments:
         _print(setup, comparison)
     for file, text in wanted:

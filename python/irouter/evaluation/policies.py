@@ -54,8 +54,8 @@ class PolicyChoice:
         return {"name": self.name, "options": dict(self.options)} if self.options else self.name
 
 
-def choice_of(policy: str | PolicyFunction) -> PolicyChoice:
-    """The policy that a name, a name with options, or a function stands for.
+def choice_of(policy: str | PolicyFunction | PolicyChoice) -> PolicyChoice:
+    """The policy that a name, a name with options, or a function stands for; a choice stands for itself.
 
     Before a name may stand `equalised:`, a rule of another router with what this one knows and its tuned constants; and
     before that `queued:` or `queued-shortest:`, the rule behind the central queue.
@@ -63,6 +63,8 @@ def choice_of(policy: str | PolicyFunction) -> PolicyChoice:
     Raises:
         IrouterError: For options that cannot be read, or an unknown policy to equalise.
     """
+    if isinstance(policy, PolicyChoice):
+        return policy
     if callable(policy):
         return PolicyChoice(getattr(policy, "__name__", type(policy).__name__), function=policy)
     text = policy.strip()
@@ -91,7 +93,9 @@ def _equalised(choice: PolicyChoice) -> PolicyChoice:
     return PolicyChoice(queue + name, options, as_label=choice.label)
 
 
-def choose(policies: Sequence[str | PolicyFunction] | None, reference: str) -> list[PolicyChoice]:
+def choose(
+    policies: Sequence[str | PolicyFunction | PolicyChoice] | None, reference: str
+) -> list[PolicyChoice]:
     """The policies without repetition, the reference first where it is not among them.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from irouter._core import IrouterError
 from irouter._names import unknown
-from irouter.evaluation.policies import PolicyFunction
+from irouter.evaluation.policies import PolicyChoice, PolicyFunction
 
 Conditions = Literal["exact", "headline"]
 
@@ -72,7 +72,7 @@ class Settings(TypedDict, total=False):
     clients: Mapping[str, Any] | None
     requests: int | None
     drop_too_long: bool
-    policies: Sequence[str | PolicyFunction]
+    policies: Sequence[str | PolicyFunction | PolicyChoice]
     reference: str
     seeds: int
     first_seed: int
@@ -120,6 +120,7 @@ _WORDS: Final = {
     str: "a text",
     Mapping: "a table",
     Callable: "a function",
+    PolicyChoice: "a choice",
 }
 
 

@@ -6,14 +6,21 @@ import dataclasses
 import json
 import tomllib
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from irouter import evaluation
+from irouter._core import IrouterError
+from irouter.training.paper_agents import file_of, found, label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from irouter.evaluation import Comparison
+
+
+EXAMPLE: Final = ("paper-main", "workload-guided")
+"""A scenario and an agent that is trained for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ class Setup:
     printed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     agents: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds: str = ""
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """Printed gains of baselines and agents, by the names that reports have."""
+        return {**self.printed, **{label(variant): gain for variant, gain in self.agents.items()}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +73,7 @@ class Reproduction:
 def paper(
     *,
     seeds: int | None = None,
+    agents: Path | None = None,
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reproduction:
@@ -68,18 +81,27 @@ def paper(
 
     Args:
         seeds: Seeds in place of each scenario's 20.
+        agents: Folder with trained agents (`python -m irouter.training.paper_agents`); each joins the set-up that it
+            was trained for.
         threads: Threads to use; 0 is one per core.
         progress: Called as `progress(done, total)`, in thousandths of a set-up.
+
+    Raises:
+        IrouterError: When none of the set-ups has an agent in the folder.
     """
     content = tomllib.loads(resources.files(__package__).joinpath("paper.toml").read_text("utf-8"))
     setups = [Setup(**setup) for setup in content["setups"]]
-    settings: dict[str, Any] = {"policies": content["policies"]}
-    if seeds is not None:
-        settings["seeds"] = seeds
+    settings: dict[str, Any] = {} if seeds is None else {"seeds": seeds}
+    trained = {setup.scenario: [] if agents is None else found(agents, setup.scenario) for setup in setups}
+    if agents is not None and not any(trained.values()):
+        raise IrouterError(f"no agent in {agents}: expected files such as {file_of(agents, *EXAMPLE).name}")
     experiments = []
     for index, setup in enumerate(setups):
         report = None if progress is None else _share(progress, index, len(setups))
-        comparison = evaluation.compare(setup.scenario, threads=threads, progress=report, **settings)
+        policies = [*content["policies"], *trained[setup.scenario]]
+        comparison = evaluation.compare(
+            setup.scenario, policies=policies, threads=threads, progress=report, **settings
+        )
         experiments.append((setup, comparison))
     return Reproduction(content["title"], tuple(content["reading"]), tuple(experiments))
 

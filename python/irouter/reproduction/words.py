@@ -43,7 +43,7 @@ class Row:
 
 def points(setup: Setup, comparison: Comparison) -> Iterator[tuple[str, Point, Mapping[str, float]]]:
     """Title, figures and printed gains of the set-up at each of its loads; what is printed belongs to the first."""
-    printed: Mapping[str, float] = setup.printed
+    printed: Mapping[str, float] = setup.gains
     for point in (comparison.main, *comparison.sweep):
         load = point.results["workload"]["load"]
         yield setup.title if point is comparison.main else f"{setup.title}, load {load:.2f}", point, printed

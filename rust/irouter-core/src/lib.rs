@@ -6,7 +6,7 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`network`], [`request`],
 //! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
@@ -18,6 +18,7 @@ pub mod history;
 pub mod ids;
 pub mod impact;
 pub mod length;
+pub mod network;
 pub mod policy;
 pub mod profile;
 pub mod queue;

@@ -207,6 +207,16 @@ impl Router {
         })
     }
 
+    /// What the policy would be shown now. For a host that decides by itself, with [`Self::dispatch`].
+    ///
+    /// # Errors
+    /// [`Error::TimeWentBack`], and those of the engine model.
+    pub fn view(&mut self, now: Picos) -> Result<(ClusterView<'_>, QueueView<'_>)> {
+        self.clock(now)?;
+        self.state.advance_twins(now)?;
+        Ok((ClusterView::new(now, &self.state), QueueView { queue: &self.queue, state: &self.state }))
+    }
+
     /// Sends a waiting request to an instance of the caller's choice, whatever the policy would do. The policy hears of it as
     /// of its own decisions.
     ///

@@ -2,8 +2,10 @@
 
 mod calibrate;
 mod detach;
+mod environment;
 mod error;
 mod experiment;
+mod network;
 mod policy;
 mod profile;
 mod router;
@@ -17,9 +19,13 @@ mod _core {
     #[pymodule_export]
     use crate::calibrate::{fit_requests, fit_steps};
     #[pymodule_export]
+    use crate::environment::VectorEnvironment;
+    #[pymodule_export]
     use crate::error::IrouterError;
     #[pymodule_export]
     use crate::experiment::{policies, run_experiment, simulate};
+    #[pymodule_export]
+    use crate::network::network_outputs;
     #[pymodule_export]
     use crate::profile::{Profile, capacity};
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! Workloads, discrete-event simulator and reports on top of `irouter-core`.
 
 pub mod calibrate;
+pub mod environment;
 pub mod error;
 pub mod experiment;
 pub mod metrics;

@@ -102,7 +102,8 @@ fn run_config(config: &RunConfig, policy: &PolicySpec, workload: &Workload) -> R
     let population = Population::new(workload.output_tokens()).unwrap();
     let predictor = Predictor::fit("none".parse().unwrap(), population).unwrap();
     let predictions = predictor.predict(workload, 0).unwrap();
-    Simulator::new(config, policy.build(0).unwrap(), workload, predictions).unwrap().run().unwrap()
+    let workload = Arc::new(workload.clone());
+    Simulator::new(config.clone(), policy.build(0).unwrap(), workload, predictions).unwrap().run().unwrap()
 }
 
 fn mean_e2e_s(records: &RequestRecords) -> f64 {

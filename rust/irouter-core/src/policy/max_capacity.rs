@@ -9,6 +9,7 @@ use crate::state::InstanceState;
 use crate::time::Picos;
 
 use super::configurable::Configurable;
+use super::ticks::Ticks;
 use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 
 /// The paper's maximum capacity usage (Jain et al., appendix A.2.2).
@@ -26,11 +27,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 /// for. Ties go to the lowest number.
 #[derive(Clone, Debug)]
 pub(crate) struct MaxCapacity {
-    interval: Picos,
-    /// The tick that was promised to the router.
-    due: Option<Picos>,
-    /// The instant of the tick that is being worked on.
-    open: Option<Picos>,
+    ticks: Ticks,
 }
 
 /// Constants of [`MaxCapacity`].
@@ -44,24 +41,6 @@ pub(crate) struct MaxCapacityOptions {
 impl Default for MaxCapacityOptions {
     fn default() -> Self {
         Self { interval_seconds: 1.0 }
-    }
-}
-
-impl MaxCapacity {
-    /// Whether requests may go out now.
-    fn is_open(&mut self, now: Picos) -> bool {
-        let on_time = now.0.rem_euclid(self.interval.0) == 0;
-        let late = self.due.is_some_and(|due| due <= now && now.0 - due.0 < self.interval.0);
-        if self.open != Some(now) && (on_time || late) {
-            self.open = Some(now);
-            self.due = None;
-        }
-        self.open == Some(now)
-    }
-
-    fn next_tick(&self, now: Picos) -> Picos {
-        let since = now.0.rem_euclid(self.interval.0);
-        now.saturating_add(Picos(self.interval.0 - since))
     }
 }
 
@@ -83,7 +62,7 @@ impl Configurable for MaxCapacity {
         let interval = interval.ok_or_else(|| {
             Error::field("interval_seconds", options.interval_seconds, "a positive number of seconds")
         })?;
-        Ok(Self { interval, due: None, open: None })
+        Ok(Self { ticks: Ticks::new(interval) })
     }
 }
 
@@ -100,7 +79,7 @@ impl Policy for MaxCapacity {
         if view.ready().next().is_none() {
             return Err(view.no_instance());
         }
-        if self.is_open(view.now)
+        if self.ticks.is_open(view.now)
             && let Some(head) = queue.head()
         {
             // The last of equals by reversed number is the lowest number.
@@ -110,9 +89,7 @@ impl Policy for MaxCapacity {
                 return Ok(Verdict::Dispatch { request: head.key, instance: instance.id() });
             }
         }
-        let due = self.next_tick(view.now);
-        self.due = Some(due);
-        Ok(Verdict::Hold { until: Some(due) })
+        Ok(Verdict::Hold { until: Some(self.ticks.next(view.now)) })
     }
 }
 

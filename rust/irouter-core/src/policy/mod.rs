@@ -20,6 +20,7 @@ mod least_work_oracle;
 mod max_capacity;
 mod min_min;
 mod ordered_hold;
+pub mod paper_agent;
 mod peers;
 mod power_of_two;
 mod random;
@@ -30,6 +31,7 @@ mod session_affinity;
 mod spec;
 #[cfg(test)]
 mod testing;
+mod ticks;
 mod view;
 
 pub use configurable::{Configurable, NoOptions, Scale, Tunable};

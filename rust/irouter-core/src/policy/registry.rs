@@ -21,6 +21,7 @@ use super::least_work_oracle::LeastWorkOracle;
 use super::max_capacity::MaxCapacity;
 use super::min_min::MinMin;
 use super::ordered_hold::LikelyRoom;
+use super::paper_agent::PaperAgent;
 use super::peers::aibrix_drain_rate::AibrixDrainRate;
 use super::peers::aibrix_least_latency::AibrixLeastLatency;
 use super::peers::aibrix_prefix::AibrixPrefix;
@@ -158,6 +159,10 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<Central<ShortestFirst, LikelyRoom>>("ordered_hold", Own, "shortest first with ageing; held while the KV cache would probably overflow, by forecast"),
 ];
 
+/// A policy that cannot run without a file of the user's own, and is not listed for that.
+static TRAINED: RegistryEntry =
+    entry::<PaperAgent>("paper_agent", Paper, "the paper's agent with the weights that it was trained to");
+
 /// Every policy, in the order in which they are listed to users.
 pub fn registry() -> &'static [RegistryEntry] {
     REGISTRY
@@ -168,7 +173,7 @@ pub fn registry() -> &'static [RegistryEntry] {
 /// # Errors
 /// [`Error::Unknown`] with the nearest name.
 pub(super) fn find(name: &str) -> Result<&'static RegistryEntry> {
-    let found = REGISTRY.iter().find(|entry| entry.name == name);
+    let found = REGISTRY.iter().chain([&TRAINED]).find(|entry| entry.name == name);
     found.ok_or_else(|| Error::unknown("policy", name, REGISTRY.iter().map(|entry| entry.name)))
 }
 

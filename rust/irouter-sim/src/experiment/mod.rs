@@ -7,6 +7,8 @@ mod router_profile;
 mod saturation;
 mod single;
 
+use std::sync::Arc;
+
 pub use config::{ClientPlan, CrashPlan, Experiment, Share, SloLimits, SlowPlan, WorkloadSource};
 use irouter_core::OnFailure;
 use irouter_core::policy::{Policy, PolicySpec};
@@ -19,7 +21,9 @@ use crate::error::{Result, SimError};
 use crate::metrics::{Run, Summary, canonical_json, finite};
 use crate::simulator::{Readings, RunConfig, RunOutput, Simulator};
 
-use prepare::{Prepared, Window};
+pub(crate) use prepare::{Episode, Prepared};
+
+use prepare::Window;
 use results::{Curves, PredictorFigures, Results, RunResult, WorkloadFigures};
 
 /// Readings of queues and KV use over the first seed of each policy.
@@ -104,7 +108,7 @@ pub fn run(
 
 /// One policy on one seed.
 fn cell(
-    prepared: &Prepared<'_>,
+    prepared: &Prepared,
     window: &Window,
     spec: &PolicySpec,
     policies: &dyn PolicyFactory,
@@ -112,12 +116,12 @@ fn cell(
     let is_first = window.seed == prepared.experiment.first_seed;
     let mut config = RunConfig {
         readings: is_first.then_some(Readings { count: OCCUPANCY_SAMPLES, until: window.last_arrival }),
-        ..prepared.run_config(window, spec.name())?
+        ..prepared.window_config(window, spec.name())?
     };
     config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;
     let RunOutput { records, gaps, told, occupancy, policy_failures, policy_failure, figures } =
-        Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
+        Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,
         records: &records,

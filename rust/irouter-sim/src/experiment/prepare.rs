@@ -32,8 +32,8 @@ const GENERATED_SAMPLE: usize = 20_000;
 pub(super) const CALIBRATION_SEED: u64 = 1 << 40;
 
 /// What all runs of an experiment share.
-pub(super) struct Prepared<'a> {
-    pub(super) experiment: &'a Experiment,
+pub(crate) struct Prepared {
+    pub(super) experiment: Experiment,
     pub(super) slo: Slo,
     /// Requests left out because they fit no context.
     pub(super) dropped: u64,
@@ -54,10 +54,26 @@ enum Source {
     Generator(GeneratorSpec),
 }
 
+/// The requests of a seed.
+struct Arrivals {
+    workload: Workload,
+    sequels: Option<Arc<Sequels>>,
+    /// How many of them, from the first on, are to be measured.
+    requests: usize,
+}
+
+/// A seed as an agent meets it.
+pub(crate) struct Episode {
+    pub(crate) config: RunConfig,
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) predictions: PredictionSource,
+    pub(crate) unloaded: Vec<Unloaded>,
+}
+
 /// What the runs of one seed share.
 pub(super) struct Window {
     pub(super) seed: u64,
-    pub(super) workload: Workload,
+    pub(super) workload: Arc<Workload>,
     /// Which rows follow which; `None` where every arrival is known before the run.
     pub(super) sequels: Option<Arc<Sequels>>,
     /// Rows that count: after the warm-up, before the tail that keeps up the load.
@@ -68,8 +84,8 @@ pub(super) struct Window {
     pub(super) last_arrival: Picos,
 }
 
-impl<'a> Prepared<'a> {
-    pub(super) fn new(experiment: &'a Experiment, trace: Option<&Workload>) -> Result<Self> {
+impl Prepared {
+    pub(crate) fn new(experiment: &Experiment, trace: Option<&Workload>) -> Result<Self> {
         let profile = experiment.engine_profile();
         let engine = Arc::new(EngineConfig::new(&profile)?);
         let router_profile = router_profile(experiment, &profile)?;
@@ -118,7 +134,7 @@ impl<'a> Prepared<'a> {
             }
         };
         Ok(Self {
-            experiment,
+            experiment: experiment.clone(),
             slo: experiment.slo()?,
             dropped,
             router_engine: Arc::new(EngineConfig::new(&router_profile)?),
@@ -163,23 +179,23 @@ impl<'a> Prepared<'a> {
         if self.overload() || as_it_stands { 0 } else { requests }
     }
 
-    /// The arrivals of a seed, with what every policy meets in them.
-    pub(super) fn window(&self, seed: u64, policies: &dyn PolicyFactory) -> Result<Window> {
+    /// The requests of a seed that are to be measured, and `tail` of their number more.
+    fn arrivals(&self, seed: u64, tail: impl FnOnce(usize) -> usize) -> Result<Arrivals> {
         let (workload, requests) = match &self.source {
             Source::Generator(spec) => {
                 // Clients have no use for the times of arrival, whatever their rate.
                 let rate = self.rate.unwrap_or(self.saturation_rate);
                 let requests = self.experiment.requests.unwrap_or_else(|| generated_requests(rate));
-                let length = requests + self.tail(requests);
+                let length = requests + tail(requests);
                 let draw = Draw { requests: length, rate, arrival_seed: seed, length_seed: seed };
                 (spec.generate(&draw)?, requests)
             }
             Source::Trace(trace) => {
                 let plan = self.replay(trace)?;
-                (plan.generate(seed, plan.measured() + self.tail(plan.measured()))?, plan.measured())
+                (plan.generate(seed, plan.measured() + tail(plan.measured()))?, plan.measured())
             }
         };
-        let (workload, _) = fitting(self.experiment, &self.engine, workload)?;
+        let (workload, _) = fitting(&self.experiment, &self.engine, workload)?;
         let requests = requests.min(workload.len());
         if let Some(clients) = self.experiment.clients
             && clients.count as usize > requests
@@ -187,27 +203,49 @@ impl<'a> Prepared<'a> {
             let expected = format!("at most one per request, of which there are {requests}");
             return Err(SimError::field("clients.count", clients.count, expected));
         }
-        let dispatch = self.experiment.delays()?.dispatch;
-        let alone = |workload: &Workload, row: usize| {
-            unloaded(&self.engine, workload.prompt_tokens()[row], workload.output_tokens()[row], dispatch)
-        };
         let sequels = Sequels::new(&workload, self.experiment.clients()?, seed);
         let (workload, sequels) = match sequels {
             Some(sequels) => {
-                let (workload, sequels) =
-                    sequels.in_expected_order(&workload, |row| alone(&workload, row).e2e)?;
+                let dispatch = self.experiment.delays()?.dispatch;
+                let e2e = |row| self.unloaded(&workload, row, dispatch).e2e;
+                let (workload, sequels) = sequels.in_expected_order(&workload, e2e)?;
                 (workload, Some(Arc::new(sequels)))
             }
             None => (workload, None),
         };
+        Ok(Arrivals { workload, sequels, requests })
+    }
+
+    /// How a request of the workload fares alone on an idle instance.
+    fn unloaded(&self, workload: &Workload, row: usize, dispatch: Picos) -> Unloaded {
+        unloaded(&self.engine, workload.prompt_tokens()[row], workload.output_tokens()[row], dispatch)
+    }
+
+    /// A seed as an agent meets it: every request of it counts, from the first to the last.
+    pub(crate) fn episode(&self, seed: u64) -> Result<Episode> {
+        let Arrivals { workload, sequels, .. } = self.arrivals(seed, |_| 0)?;
+        let config = self.run_config(seed, 0..workload.len(), sequels, "agent")?;
+        let unloaded = |row| self.unloaded(&workload, row, config.delays.dispatch);
+        Ok(Episode {
+            unloaded: (0..workload.len()).map(unloaded).collect(),
+            predictions: self.predictor.predict(&workload, seed)?,
+            workload: Arc::new(workload),
+            config,
+        })
+    }
+
+    /// The arrivals of a seed, with what every policy meets in them.
+    pub(super) fn window(&self, seed: u64, policies: &dyn PolicyFactory) -> Result<Window> {
+        let Arrivals { workload, sequels, requests } = self.arrivals(seed, |requests| self.tail(requests))?;
+        let dispatch = self.experiment.delays()?.dispatch;
         let mut window = Window {
             seed,
-            unloaded: (0..workload.len()).map(|row| alone(&workload, row)).collect(),
+            unloaded: (0..workload.len()).map(|row| self.unloaded(&workload, row, dispatch)).collect(),
             sequels,
             predictions: self.predictor.predict(&workload, seed)?,
             measured: 0..requests,
             last_arrival: workload.arrival()[workload.len() - 1],
-            workload,
+            workload: Arc::new(workload),
         };
         if !self.overload() {
             self.rehearse(&mut window, policies)?;
@@ -218,10 +256,11 @@ impl<'a> Prepared<'a> {
     /// Runs `round_robin` to find the warm-up, the same for every policy: requests that arrive within five mean E2Es, at most
     /// a third of the run. Clients begin by thinking, so theirs lasts a mean think time longer.
     fn rehearse(&self, window: &mut Window, policies: &dyn PolicyFactory) -> Result<()> {
-        let config = self.run_config(window, "round_robin")?;
+        let config = self.window_config(window, "round_robin")?;
         let policy = policies.build(&PolicySpec::named("round_robin"), window.seed)?;
-        let records =
-            Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?.records;
+        let simulator =
+            Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?;
+        let records = simulator.run()?.records;
         let completed = window.measured.clone().filter(|&row| records.outcome[row] == Outcome::Completed);
         let times: Vec<f64> =
             completed.map(|row| (records.finished[row] - records.arrival[row]).as_seconds()).collect();
@@ -239,21 +278,31 @@ impl<'a> Prepared<'a> {
     }
 
     /// The configuration of a run over a window.
-    pub(super) fn run_config(&self, window: &Window, policy_name: &str) -> Result<RunConfig> {
-        let experiment = self.experiment;
+    pub(super) fn window_config(&self, window: &Window, policy_name: &str) -> Result<RunConfig> {
+        self.run_config(window.seed, window.measured.clone(), window.sequels.clone(), policy_name)
+    }
+
+    fn run_config(
+        &self,
+        seed: u64,
+        measured: Range<usize>,
+        sequels: Option<Arc<Sequels>>,
+        policy_name: &str,
+    ) -> Result<RunConfig> {
+        let experiment = &self.experiment;
         Ok(RunConfig {
             instances: experiment.instances,
             engine: Arc::clone(&self.engine),
             router_engine: Arc::clone(&self.router_engine),
             policy_name: policy_name.to_owned(),
-            seed: window.seed,
-            noise_seed: window.seed,
+            seed,
+            noise_seed: seed,
             noise: experiment.noise(),
             router: experiment.router()?,
             delays: experiment.delays()?,
             staleness: experiment.staleness()?,
-            measured: window.measured.clone(),
-            sequels: window.sequels.clone(),
+            measured,
+            sequels,
             aborts: experiment.aborts(),
             leak_share: experiment.leaks.map_or(0.0, |leaks| leaks.share),
             crashes: experiment.crashes()?,

@@ -82,7 +82,7 @@ pub(super) struct WorkloadFigures {
 }
 
 impl WorkloadFigures {
-    pub(super) fn new(prepared: &Prepared<'_>, windows: &[Window]) -> Result<Self> {
+    pub(super) fn new(prepared: &Prepared, windows: &[Window]) -> Result<Self> {
         let replay = prepared.replay_report()?;
         let total: usize = windows.iter().map(|window| window.measured.len()).sum();
         let tokens = |column: fn(&Window) -> &[u32]| {
@@ -149,7 +149,7 @@ impl From<Quality> for Delivered {
 
 impl PredictorFigures {
     /// Of `runs`, of which those on the first seed tell what was delivered.
-    pub(super) fn new(prepared: &Prepared<'_>, runs: &[RunResult]) -> Self {
+    pub(super) fn new(prepared: &Prepared, runs: &[RunResult]) -> Self {
         let (asked_tau_b, asked_coverage_80) = match prepared.predictor.spec() {
             PredictorSpec::Noisy { tau } => (Some(tau), 0.8),
             PredictorSpec::Oracle => (Some(1.0), 1.0),

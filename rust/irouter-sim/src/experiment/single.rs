@@ -1,5 +1,7 @@
 //! One run with its requests as columns.
 
+use std::sync::Arc;
+
 use irouter_core::Picos;
 
 use super::prepare::Prepared;
@@ -35,12 +37,13 @@ pub fn simulate(
     let spec =
         experiment.policies.first().ok_or_else(|| SimError::field("policies", "empty", "one policy"))?;
     // Warm-up is for comparing figures; whoever asks for the requests wants them all.
-    let config = RunConfig { measured: 0..window.measured.end, ..prepared.run_config(&window, spec.name())? };
+    let config =
+        RunConfig { measured: 0..window.measured.end, ..prepared.window_config(&window, spec.name())? };
     let policy = policies.build(spec, window.seed)?;
     let RunOutput { records, .. } =
-        Simulator::new(&config, policy, &window.workload, window.predictions.clone())?.run()?;
+        Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?.run()?;
     // Rows of a closed loop are not in the order in which they arrived.
-    let mut rows: Vec<usize> = config.measured.clone().collect();
+    let mut rows: Vec<usize> = (0..window.measured.end).collect();
     rows.sort_by_key(|&row| records.arrival[row]);
     let seconds = |times: &[Picos]| {
         let second = |time: Picos| if time == RequestRecords::NEVER { f64::NAN } else { time.as_seconds() };

@@ -2,17 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use irouter_core::Picos;
 
 use crate::workload::{Sequels, Workload};
 
 /// The rows of a workload by the times at which they arrive.
-pub(super) enum Arrivals<'a> {
+pub(super) enum Arrivals {
     /// At the workload's own times.
     Open {
-        /// Ascending.
-        times: &'a [Picos],
         /// The next row.
         next: usize,
     },
@@ -21,14 +20,14 @@ pub(super) enum Arrivals<'a> {
         /// Rows whose time is known.
         upcoming: BinaryHeap<Reverse<(Picos, usize)>>,
         /// What follows them.
-        sequels: &'a Sequels,
+        sequels: Arc<Sequels>,
     },
 }
 
-impl<'a> Arrivals<'a> {
-    pub(super) fn new(workload: &'a Workload, sequels: Option<&'a Sequels>) -> Self {
+impl Arrivals {
+    pub(super) fn new(sequels: Option<Arc<Sequels>>) -> Self {
         match sequels {
-            None => Self::Open { times: workload.arrival(), next: 0 },
+            None => Self::Open { next: 0 },
             Some(sequels) => Self::Following {
                 upcoming: sequels.starts().iter().map(|&start| Reverse(start)).collect(),
                 sequels,
@@ -37,18 +36,18 @@ impl<'a> Arrivals<'a> {
     }
 
     /// When the next row arrives, as far as that is known.
-    pub(super) fn next(&self) -> Option<Picos> {
+    pub(super) fn next(&self, workload: &Workload) -> Option<Picos> {
         match self {
-            Self::Open { times, next } => times.get(*next).copied(),
+            Self::Open { next } => workload.arrival().get(*next).copied(),
             Self::Following { upcoming, .. } => upcoming.peek().map(|&Reverse((at, _))| at),
         }
     }
 
     /// Takes the next row that arrives up to `now`, with its time.
-    pub(super) fn pop(&mut self, now: Picos) -> Option<(usize, Picos)> {
-        let at = self.next().filter(|&at| at <= now)?;
+    pub(super) fn pop(&mut self, workload: &Workload, now: Picos) -> Option<(usize, Picos)> {
+        let at = self.next(workload).filter(|&at| at <= now)?;
         match self {
-            Self::Open { next, .. } => {
+            Self::Open { next } => {
                 *next += 1;
                 Some((*next - 1, at))
             }

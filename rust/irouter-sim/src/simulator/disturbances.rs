@@ -135,7 +135,7 @@ impl Disturbances {
     }
 }
 
-impl Simulator<'_> {
+impl Simulator {
     /// Carries out the aborts, crashes and returns that are due.
     pub(super) fn disturb(&mut self) -> Result<()> {
         while let Some(disturbance) = self.disturbances.pop(self.now) {
@@ -143,7 +143,7 @@ impl Simulator<'_> {
                 Disturbance::Abort(row) => self.abort(row)?,
                 Disturbance::Crash(index) => {
                     self.advance(index, self.now)?;
-                    self.engines[index] = engine(self.config, self.needs, instance(index).0)?;
+                    self.engines[index] = engine(&self.config, self.needs, instance(index).0)?;
                     self.engines[index].set_speed(self.disturbances.pace(index, self.now));
                     self.look_ahead(index);
                     // Tokens up to the crash were streamed; they are told before it.

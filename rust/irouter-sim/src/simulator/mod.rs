@@ -11,18 +11,21 @@ mod config;
 mod disturbances;
 mod occupancy;
 mod recorder;
+mod tally;
 mod telling;
 
 pub use config::{Aborts, Crash, Delays, NoiseLevels, Readings, RunConfig, Slow};
 pub use occupancy::Occupancy;
+pub(crate) use tally::Tally;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, Job, JobSlot, Noise};
-use irouter_core::policy::{Needs, Policy};
+use irouter_core::policy::{ClusterView, Needs, Policy, QueueView};
 use irouter_core::{
-    EngineReport, Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router, TenantId,
+    Decision, EngineReport, Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router,
+    TenantId,
 };
 
 use crate::error::{Result, SimError};
@@ -56,10 +59,20 @@ pub struct RunOutput {
     pub policy_failure: Option<irouter_core::Error>,
 }
 
+/// A run at the time of a decision.
+pub(crate) struct Look<'a> {
+    /// The instances as the router knows them.
+    pub(crate) cluster: ClusterView<'a>,
+    /// The requests at the router.
+    pub(crate) queue: QueueView<'a>,
+    /// Sums over the requests so far.
+    pub(crate) tally: &'a Tally,
+}
+
 /// One run of one policy.
-pub struct Simulator<'a> {
-    config: &'a RunConfig,
-    workload: &'a Workload,
+pub struct Simulator {
+    config: RunConfig,
+    workload: Arc<Workload>,
     predictions: PredictionSource,
     router: Router,
     needs: Needs,
@@ -72,24 +85,30 @@ pub struct Simulator<'a> {
     polled: i64,
     /// What was read then of each engine, until the router is told.
     reports: Vec<Option<EngineReport>>,
-    arrivals: Arrivals<'a>,
+    arrivals: Arrivals,
+    arrived_rows: usize,
     keys: Vec<Option<RequestKey>>,
     slots: Vec<Option<JobSlot>>,
     recorder: Recorder,
     disturbances: Disturbances,
     occupancy: Option<Occupancy>,
     now: Picos,
+    /// When the router's hold runs out.
+    hold_until: Option<Picos>,
+    /// Measured requests that had not ended at the last look at every engine: when readings are taken must not decide
+    /// when a run ends.
+    open: usize,
 }
 
-impl<'a> Simulator<'a> {
+impl Simulator {
     /// Sets up a run of `config` over `workload`.
     ///
     /// # Errors
     /// [`SimError::Field`] for a configuration out of range, the core's errors for an unknown policy or a bad engine.
     pub fn new(
-        config: &'a RunConfig,
+        config: RunConfig,
         policy: Box<dyn Policy>,
-        workload: &'a Workload,
+        workload: Arc<Workload>,
         predictions: PredictionSource,
     ) -> Result<Self> {
         config.validate()?;
@@ -103,21 +122,24 @@ impl<'a> Simulator<'a> {
             let event =
                 Event::Joined { instance: InstanceId(number), config: Arc::clone(&config.router_engine) };
             router.observe(event, Picos::ZERO)?;
-            engines.push(engine(config, needs, number)?);
+            engines.push(engine(&config, needs, number)?);
         }
         let rows = workload.len();
         Ok(Self {
-            disturbances: Disturbances::new(config, workload),
+            disturbances: Disturbances::new(&config, &workload),
             occupancy: config.readings.map(|readings| Occupancy::new(readings, config.instances)),
-            recorder: Recorder::new(workload, config.measured.clone()),
+            recorder: Recorder::new(&workload, config.measured.clone()),
             next_event: vec![Picos::MAX; engines.len()],
             next_news: vec![Picos::MAX; engines.len()],
             polled: -1,
             reports: vec![None; engines.len()],
-            arrivals: Arrivals::new(workload, config.sequels.as_deref()),
+            arrivals: Arrivals::new(config.sequels.clone()),
+            arrived_rows: 0,
             keys: vec![None; rows],
             slots: vec![None; rows],
             now: Picos::ZERO,
+            hold_until: None,
+            open: config.measured.len(),
             config,
             workload,
             predictions,
@@ -132,41 +154,8 @@ impl<'a> Simulator<'a> {
     /// # Errors
     /// The first error of the policy, the router or an engine.
     pub fn run(mut self) -> Result<RunOutput> {
-        let mut arrived_rows = 0;
-        let mut hold_until = None;
-        // As of the last look at every engine: when readings are taken must not decide when a run ends.
-        let mut open = self.recorder.open_measured;
-        while open > 0 {
-            let arrival = self.arrivals.next();
-            let event = self.next_event_known(hold_until);
-            let times = [arrival, event, self.disturbances.next()];
-            let Some(now) = times.into_iter().flatten().min().filter(|&time| time < Picos::MAX) else {
-                // Nothing is left but what the engines finish by themselves.
-                self.sample(Picos::MAX)?;
-                self.drain()?;
-                if self.recorder.open_measured < open {
-                    open = self.recorder.open_measured;
-                    continue;
-                }
-                return Err(SimError::Stuck { waiting: self.router.waiting(), at: self.now.as_seconds() });
-            };
-            self.now = self.now.max(now);
-            self.sample(self.now - self.config.delays.event)?;
-            let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
-            let sweep = arrived_rows % SWEEP_ARRIVALS == 0;
-            if self.observes() || self.tracks_events() || disturbed || sweep {
-                self.synchronise()?;
-                open = self.recorder.open_measured;
-            }
-            self.disturb()?;
-            let arrival = self.arrivals.pop(self.now);
-            if let Some((row, at)) = arrival {
-                self.arrive(row, at)?;
-                arrived_rows += 1;
-            }
-            if arrival.is_some() || disturbed || event.is_some_and(|event| event <= self.now) {
-                hold_until = self.decide()?;
-            }
+        while self.proceed()? {
+            self.decide()?;
         }
         let (policy_failures, policy_failure) = self.router.failures();
         Ok(RunOutput {
@@ -178,6 +167,44 @@ impl<'a> Simulator<'a> {
             told: self.predictions.into_told(),
             occupancy: self.occupancy,
         })
+    }
+
+    /// Runs up to the next reason to decide; false when every measured request has ended. Whoever calls it decides
+    /// before the next call, or lets the router do so ([`Self::decide`]).
+    pub(crate) fn proceed(&mut self) -> Result<bool> {
+        while self.open > 0 {
+            let arrival = self.arrivals.next(&self.workload);
+            let event = self.next_event_known();
+            let times = [arrival, event, self.disturbances.next()];
+            let Some(now) = times.into_iter().flatten().min().filter(|&time| time < Picos::MAX) else {
+                // Nothing is left but what the engines finish by themselves.
+                self.sample(Picos::MAX)?;
+                self.drain()?;
+                if self.recorder.open_measured < self.open {
+                    self.open = self.recorder.open_measured;
+                    continue;
+                }
+                return Err(SimError::Stuck { waiting: self.router.waiting(), at: self.now.as_seconds() });
+            };
+            self.now = self.now.max(now);
+            self.sample(self.now - self.config.delays.event)?;
+            let disturbed = self.disturbances.next().is_some_and(|at| at <= self.now);
+            let sweep = self.arrived_rows.is_multiple_of(SWEEP_ARRIVALS);
+            if self.observes() || self.tracks_events() || disturbed || sweep {
+                self.synchronise()?;
+                self.open = self.recorder.open_measured;
+            }
+            self.disturb()?;
+            let arrival = self.arrivals.pop(&self.workload, self.now);
+            if let Some((row, at)) = arrival {
+                self.arrive(row, at)?;
+                self.arrived_rows += 1;
+            }
+            if arrival.is_some() || disturbed || event.is_some_and(|event| event <= self.now) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the policy looks at anything that engines do.
@@ -192,10 +219,10 @@ impl<'a> Simulator<'a> {
     }
 
     /// While events are tracked: when the router hears of the next one, or its timer runs out.
-    fn next_event_known(&self, hold_until: Option<Picos>) -> Option<Picos> {
+    fn next_event_known(&self) -> Option<Picos> {
         self.tracks_events().then(|| {
             let event = self.next_event.iter().copied().min().unwrap_or(Picos::MAX);
-            event.saturating_add(self.config.delays.event).min(hold_until.unwrap_or(Picos::MAX))
+            event.saturating_add(self.config.delays.event).min(self.hold_until.unwrap_or(Picos::MAX))
         })
     }
 
@@ -219,7 +246,7 @@ impl<'a> Simulator<'a> {
     fn arrive(&mut self, row: usize, at: Picos) -> Result<()> {
         self.recorder.arrived(row, at);
         self.disturbances.arrived(row, at);
-        let predicted = self.predictions.predict(self.workload, row);
+        let predicted = self.predictions.predict(&self.workload, row);
         let engine = &self.config.engine;
         let columns = self.workload.columns();
         let prompt_tokens = columns.prompt_tokens[row];
@@ -253,34 +280,75 @@ impl<'a> Simulator<'a> {
         Ok(())
     }
 
-    /// Lets the router dispatch what it will; returns the timer of its hold.
-    fn decide(&mut self) -> Result<Option<Picos>> {
+    /// Lets the router dispatch what it will.
+    pub(crate) fn decide(&mut self) -> Result<()> {
+        self.hold_until = None;
         if self.disturbances.all_down() {
-            return Ok(None);
+            return Ok(());
         }
         loop {
-            let decision = match self.router.decide(self.now)? {
-                Verdict::Dispatch(decision) => decision,
-                Verdict::Hold { until } => return Ok(until),
-                Verdict::Idle => return Ok(None),
-            };
-            let row = usize::try_from(decision.id).unwrap_or(usize::MAX);
-            let index = decision.instance.index();
-            let at = self.now + self.config.delays.dispatch;
-            self.recorder.dispatched(row, self.now, at, decision.instance);
-            if !self.disturbances.is_up(index) {
-                // It is on its way to an instance whose crash the router has not heard of; the crash's event fails it.
-                continue;
+            match self.router.decide(self.now)? {
+                Verdict::Dispatch(decision) => self.send(&decision)?,
+                Verdict::Hold { until } => {
+                    self.hold_until = until;
+                    return Ok(());
+                }
+                Verdict::Idle => return Ok(()),
             }
-            let job = Job {
-                tag: decision.id,
-                prompt_tokens: self.workload.prompt_tokens()[row],
-                output_tokens: self.workload.output_tokens()[row],
-                prompt_blocks: self.router.state().request(decision.key)?.prompt_blocks.clone(),
-            };
-            self.slots[row] = Some(self.engines[index].submit(at, job)?);
-            self.look_ahead(index);
         }
+    }
+
+    /// Sends a waiting request to an instance, whatever the router's policy would do.
+    pub(crate) fn dispatch(&mut self, request: RequestKey, instance: InstanceId) -> Result<()> {
+        let decision = self.router.dispatch(request, instance, self.now)?;
+        self.send(&decision)
+    }
+
+    /// What the router's policy would be shown now, and the sums so far.
+    pub(crate) fn look(&mut self) -> Result<Look<'_>> {
+        let (cluster, queue) = self.router.view(self.now)?;
+        Ok(Look { cluster, queue, tally: &self.recorder.tally })
+    }
+
+    /// Gives each row a weight in [`Self::tally`], before the first arrives.
+    pub(crate) fn weigh(&mut self, weights: Vec<f64>) {
+        self.recorder.tally.weigh(weights);
+    }
+
+    /// Sums over the requests so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.recorder.tally
+    }
+
+    /// The time of the latest reason to decide.
+    pub(crate) fn now(&self) -> Picos {
+        self.now
+    }
+
+    /// Requests that wait at the router.
+    pub(crate) fn waiting(&self) -> usize {
+        self.router.waiting()
+    }
+
+    /// Sends a request that the router has decided on to its engine.
+    fn send(&mut self, decision: &Decision) -> Result<()> {
+        let row = usize::try_from(decision.id).unwrap_or(usize::MAX);
+        let index = decision.instance.index();
+        let at = self.now + self.config.delays.dispatch;
+        self.recorder.dispatched(row, self.now, at, decision.instance);
+        if !self.disturbances.is_up(index) {
+            // It is on its way to an instance whose crash the router has not heard of; the crash's event fails it.
+            return Ok(());
+        }
+        let job = Job {
+            tag: decision.id,
+            prompt_tokens: self.workload.prompt_tokens()[row],
+            output_tokens: self.workload.output_tokens()[row],
+            prompt_blocks: self.router.state().request(decision.key)?.prompt_blocks.clone(),
+        };
+        self.slots[row] = Some(self.engines[index].submit(at, job)?);
+        self.look_ahead(index);
+        Ok(())
     }
 
     /// Runs every engine to its end.

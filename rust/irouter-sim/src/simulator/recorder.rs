@@ -8,6 +8,8 @@ use irouter_core::{InstanceId, Picos};
 use crate::metrics::{GapHistogram, Outcome, RequestRecords};
 use crate::workload::Workload;
 
+use super::Tally;
+
 /// Something that the router is to be told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note {
@@ -36,6 +38,7 @@ pub(super) struct Recorder {
     pub(super) instance: u32,
     /// Measured requests that have not ended.
     pub(super) open_measured: usize,
+    pub(super) tally: Tally,
     measured: Range<usize>,
     /// Prompt tokens from the prefix cache at the first admission, when the workload has block hashes.
     cached: Option<Vec<u32>>,
@@ -49,6 +52,7 @@ impl Recorder {
             notes: Vec::new(),
             instance: 0,
             open_measured: measured.len(),
+            tally: Tally::default(),
             cached: workload.columns().prefix.is_some().then(|| vec![0; workload.len()]),
             measured,
         }
@@ -60,6 +64,7 @@ impl Recorder {
 
     pub(super) fn arrived(&mut self, row: usize, at: Picos) {
         self.records.arrival[row] = at;
+        self.tally.arrived(row, at);
     }
 
     pub(super) fn dispatched(&mut self, row: usize, at: Picos, reached: Picos, instance: InstanceId) {
@@ -82,6 +87,7 @@ impl Recorder {
         if self.records.outcome[row] == Outcome::Open {
             self.records.outcome[row] = outcome;
             self.records.finished[row] = at;
+            self.tally.ended(row, at, outcome == Outcome::Completed);
             self.open_measured -= usize::from(self.measured.contains(&row));
         }
     }

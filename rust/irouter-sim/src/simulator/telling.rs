@@ -7,7 +7,7 @@ use super::recorder::{News, Note};
 use super::{Simulator, instance};
 use crate::error::Result;
 
-impl Simulator<'_> {
+impl Simulator {
     /// Lets the router know what happened up to now, less the event delay.
     pub(super) fn synchronise(&mut self) -> Result<()> {
         let known = self.now - self.config.delays.event;
@@ -53,7 +53,7 @@ impl Simulator<'_> {
                 News::Finished => {
                     self.slots[row] = None;
                     self.arrivals.ended(row, at + self.config.delays.event);
-                    self.predictions.finished(self.workload, row)?;
+                    self.predictions.finished(&self.workload, row)?;
                     if self.disturbances.leaks(row) {
                         continue;
                     }

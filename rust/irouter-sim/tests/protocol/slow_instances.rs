@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use irouter_core::Picos;
 use irouter_core::policy::PolicySpec;
 use irouter_core::profile::Scale;
@@ -64,8 +66,8 @@ fn a_slow_instance_that_is_not_there_is_named() {
     let workload = workload(1);
     let config = RunConfig { slow: vec![slow(4, 2.0, 0, None)], ..config(1) };
     let policy = PolicySpec::named("round_robin").build(0).unwrap();
-    let error =
-        irouter_sim::simulator::Simulator::new(&config, policy, &workload, predictions("none", &workload));
+    let told = predictions("none", &workload);
+    let error = irouter_sim::simulator::Simulator::new(config, policy, Arc::new(workload), told);
     let message = error.err().map(|error| error.to_string());
     assert_eq!(message.as_deref(), Some("`slow.instance` is 4, expected an instance from 0 to 3"));
 }

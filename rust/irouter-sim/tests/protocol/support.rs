@@ -59,5 +59,6 @@ pub(crate) fn run(
     workload: &Workload,
     predictions: PredictionSource,
 ) -> RunOutput {
-    Simulator::new(config, policy.build(1).unwrap(), workload, predictions).unwrap().run().unwrap()
+    let workload = Arc::new(workload.clone());
+    Simulator::new(config.clone(), policy.build(1).unwrap(), workload, predictions).unwrap().run().unwrap()
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use irouter_core::policy::PolicySpec;
 use irouter_core::{InstanceId, Picos};
@@ -95,11 +96,11 @@ fn an_instance_that_is_away_cannot_break_again() {
         let (at, down) = (Picos::SECOND * at_s, Picos::SECOND * down_s);
         Crash { instance, at, down }
     };
-    let workload = workload(1);
+    let workload = Arc::new(workload(1));
     let error = |crashes: Vec<Crash>| {
         let config = RunConfig { crashes, ..config(1) };
         let policy = PolicySpec::named("round_robin").build(1).unwrap();
-        Simulator::new(&config, policy, &workload, predictions(&workload))
+        Simulator::new(config, policy, Arc::clone(&workload), predictions(&workload))
             .err()
             .map(|error| error.to_string())
     };

@@ -166,7 +166,8 @@ impl Policy for Spy {
 /// A run of a built-in policy, and what it was told.
 pub(crate) fn run(config: &RunConfig, policy: &str, workload: &Workload) -> (RunOutput, Vec<Entry>) {
     let (policy, log) = Spy::on(policy);
-    let output = Simulator::new(config, policy, workload, predictions(workload)).unwrap().run().unwrap();
+    let (told, workload) = (predictions(workload), Arc::new(workload.clone()));
+    let output = Simulator::new(config.clone(), policy, workload, told).unwrap().run().unwrap();
     let entries = std::mem::take(&mut *log.lock().unwrap());
     (output, entries)
 }

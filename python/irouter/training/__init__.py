@@ -1,0 +1,1 @@
+"""Policies that are learned: environments and learners."""

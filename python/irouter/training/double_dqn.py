@@ -1,0 +1,319 @@
+"""Double DQN (van Hasselt et al., 2016) on the routing environment: one file, from top to bottom.
+
+The same arguments give the same weights on one machine and one version of PyTorch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from irouter import _core
+from irouter._extras import require
+from irouter.training.environment import RoutingEnv
+
+require("torch", extra="train", purpose="training")
+
+import safetensors.torch  # noqa: E402 - after the extra is known to be there
+import torch  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Numbers: TypeAlias = NDArray[np.float32]
+
+Guidance: TypeAlias = Literal["none", "constant", "fading"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Args:
+    """Everything that training depends on.
+
+    Attributes:
+        scenario: The scenario that the agent is trained on.
+        requests: Requests of an episode, in place of the scenario's.
+        guidance: `none`; `constant`: the gap to the least impact is a term of the reward; `fading`: its weight is
+            `discount e^(-fading k)` in episode `k` = 1, 2, ..., in which the future counts
+            `discount (1 - e^(-fading k))` per tick.
+        fading: See there; the paper's beta.
+        tick_s: Seconds between decisions, the paper's.
+        hidden: Widths of the hidden layers, the paper's.
+        batch: Transitions of a gradient step, the paper's.
+        exploring_episodes: Episodes in which actions are explored, the paper's.
+        first_exploration: Share of random actions in the first of them; it falls evenly, episode by episode.
+        last_exploration: The same in the last of them; afterwards there is none.
+        episodes: Episodes in all.
+        discount: Weight of the future per tick.
+        learning_rate: Of Adam.
+        replay: Transitions that are kept.
+        warm_up: Transitions before the first gradient step.
+        train_every: Decisions for each gradient step.
+        target_every: Gradient steps after which the target network becomes the one that is trained.
+        reward_scale: What rewards are divided by.
+        largest_gradient: Norm to which gradients are cut.
+        seed: Of the weights, the exploration and the batches; episodes run the seeds from `first_episode` on.
+        first_episode: Seed of the first episode.
+    """
+
+    scenario: str = "paper-main"
+    requests: int | None = None
+    guidance: Guidance = "fading"
+    fading: float = 0.5
+    tick_s: float = 0.02
+    hidden: tuple[int, ...] = (64, 64)
+    batch: int = 512
+    exploring_episodes: int = 20
+    first_exploration: float = 1.0
+    last_exploration: float = 0.05
+    episodes: int = 40
+    discount: float = 0.998
+    learning_rate: float = 5e-4
+    replay: int = 200_000
+    warm_up: int = 5_000
+    train_every: int = 8
+    target_every: int = 500
+    reward_scale: float = 60.0
+    largest_gradient: float = 10.0
+    seed: int = 0
+    first_episode: int = 1_000_000
+
+    def exploration(self, episode: int) -> float:
+        """Share of random actions in episode 1, 2, ..."""
+        if episode > self.exploring_episodes:
+            return 0.0
+        passed = (episode - 1) / max(self.exploring_episodes - 1, 1)
+        return self.first_exploration + passed * (self.last_exploration - self.first_exploration)
+
+    def guide(self, episode: int) -> tuple[float, float]:
+        """Weight of the guidance, and of the future per tick, in episode 1, 2, ..."""
+        if self.guidance == "fading":
+            share = math.exp(-self.fading * episode)
+            return self.discount * share, self.discount * (1.0 - share)
+        return float(self.guidance == "constant"), self.discount
+
+
+SCALES = {
+    "queue_requests": 64.0,
+    "head_prompt_tokens": 256.0,
+    "head_bucket": 1.0,
+    "requests": 32.0,
+    "free_capacity": 1.0,
+    "earliest_completion_s": 4.0,
+}
+"""What numbers are divided by on their way into the network, by the end of their name or all of it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Episode:
+    """How an episode of training went.
+
+    Attributes:
+        number: 1, 2, ...
+        decisions: Decisions in it.
+        reward: Sum of its rewards, without guidance.
+        holds: Share of its decisions that held.
+        loss: Mean loss of its gradient steps; NaN without one.
+    """
+
+    number: int
+    decisions: int
+    reward: float
+    holds: float
+    loss: float
+
+
+class Replay:
+    """The latest transitions, in arrays that are allocated once."""
+
+    def __init__(self, capacity: int, width: int, actions: int) -> None:
+        self.shown = np.zeros((capacity, width), np.float32)
+        self.action = np.zeros(capacity, np.int64)
+        self.reward = np.zeros(capacity, np.float32)
+        self.gap = np.zeros(capacity, np.float32)
+        self.ticks = np.zeros(capacity, np.float32)
+        self.terminated = np.zeros(capacity, np.bool_)
+        self.next_shown = np.zeros((capacity, width), np.float32)
+        self.next_open = np.zeros((capacity, actions), np.bool_)
+        self.added = 0
+
+    def __len__(self) -> int:
+        return min(self.added, len(self.action))
+
+    def add(self, **transition: Any) -> None:
+        """Keeps a transition, in place of the oldest where there is no room."""
+        place = self.added % len(self.action)
+        for name, value in transition.items():
+            getattr(self, name)[place] = value
+        self.added += 1
+
+    def sample(self, count: int, generator: np.random.Generator) -> dict[str, Any]:
+        """A batch of tensors, drawn evenly."""
+        places = generator.integers(len(self), size=count)
+        return {
+            name: torch.from_numpy(column[places])
+            for name, column in vars(self).items()
+            if isinstance(column, np.ndarray)
+        }
+
+
+def q_network(inputs: int, hidden: tuple[int, ...], outputs: int) -> Any:
+    """A multi-layer perceptron with ReLU."""
+    widths = (inputs, *hidden)
+    layers: list[Any] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [torch.nn.Linear(before, after), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], outputs))
+
+
+class Learner:
+    """The network that is trained, and the target that it is trained towards."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], actions: int, learning_rate: float) -> None:
+        self.network = q_network(inputs, hidden, actions)
+        self.target = q_network(inputs, hidden, actions)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
+        self.renew_target()
+
+    def renew_target(self) -> None:
+        """Makes the target what the network is now."""
+        self.target.load_state_dict(self.network.state_dict())
+
+    def step(self, batch: dict[str, Any], guide: tuple[float, float], largest_gradient: float) -> float:
+        """One gradient step.
+
+        Args:
+            batch: Transitions.
+            guide: Weight of the guidance, and of the future per tick.
+            largest_gradient: Norm to which the gradient is cut.
+
+        Returns:
+            The loss before it.
+        """
+        guidance_weight, discount = guide
+        with torch.no_grad():
+            # The network chooses, the target says what the choice is worth. Hold is always open.
+            values = self.network(batch["next_shown"]).masked_fill(~batch["next_open"], -torch.inf)
+            chosen = self.target(batch["next_shown"]).gather(1, values.argmax(1, keepdim=True)).squeeze(1)
+            future = torch.pow(discount, batch["ticks"]) * chosen * ~batch["terminated"]
+            wanted = batch["reward"] + guidance_weight * batch["gap"] + future
+        value = self.network(batch["shown"]).gather(1, batch["action"].unsqueeze(1)).squeeze(1)
+        loss = torch.nn.functional.smooth_l1_loss(value, wanted)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest_gradient)
+        self.optimiser.step()
+        return float(loss.detach())
+
+
+def train(args: Args, *, report: Callable[[Episode, Any], None] | None = None) -> Any:
+    """Trains an agent.
+
+    Args:
+        args: What it depends on.
+        report: Called after each episode with how it went and the network, which changes later.
+
+    Returns:
+        The network, from scaled numbers to the value of each action.
+    """
+    threads = torch.get_num_threads()
+    # One thread sums in one order; networks of this size are no faster with more.
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            return _train(args, report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(args: Args, report: Callable[[Episode, Any], None] | None) -> Any:
+    settings: dict[str, Any] = {} if args.requests is None else {"requests": args.requests}
+    env = RoutingEnv(args.scenario, spec={"reward": "paper", "tick_s": args.tick_s}, **settings)
+    scales = scales_of(env.feature_names)
+    shown, info = env.reset(seed=args.first_episode)
+    width, actions = len(shown), len(info["action_mask"])
+    learner = Learner(width, args.hidden, actions, args.learning_rate)
+    network = learner.network
+    replay = Replay(args.replay, width, actions)
+    generator = np.random.default_rng(args.seed)
+    steps = decisions = 0
+
+    for episode in range(1, args.episodes + 1):
+        if episode > 1:
+            shown, info = env.reset(seed=args.first_episode + episode - 1)
+        exploration, guide = args.exploration(episode), args.guide(episode)
+        first, rewards, holds, losses, over = decisions, 0.0, 0, [], False
+        while not over:
+            open_actions = info["action_mask"].astype(bool)
+            if generator.random() < exploration:
+                action = int(generator.choice(np.flatnonzero(open_actions)))
+            else:
+                action = greedy(network, shown / scales, open_actions)
+            next_shown, reward, terminated, truncated, next_info = env.step(np.int64(action))
+            replay.add(
+                shown=shown / scales,
+                action=action,
+                reward=reward / args.reward_scale,
+                gap=next_info["terms"][2] / args.reward_scale,
+                ticks=next_info["elapsed_s"] / args.tick_s,
+                terminated=terminated,
+                next_shown=next_shown / scales,
+                next_open=next_info["action_mask"],
+            )
+            shown, info, over = next_shown, next_info, terminated or truncated
+            decisions, rewards, holds = decisions + 1, rewards + reward, holds + (action == actions - 1)
+            if len(replay) >= max(args.warm_up, args.batch) and decisions % args.train_every == 0:
+                batch = replay.sample(args.batch, generator)
+                losses.append(learner.step(batch, guide, args.largest_gradient))
+                steps += 1
+                if steps % args.target_every == 0:
+                    learner.renew_target()
+        if report is not None:
+            count = decisions - first
+            loss = float(np.mean(losses)) if losses else math.nan
+            report(Episode(episode, count, rewards, holds / count, loss), network)
+    return network
+
+
+def greedy(network: Any, scaled: Numbers, open_actions: NDArray[np.bool_]) -> int:
+    """The open action of the highest value."""
+    with torch.no_grad():
+        values = network(torch.from_numpy(scaled)).numpy()
+    return int(np.where(open_actions, values, -np.inf).argmax())
+
+
+def scales_of(names: list[str]) -> Numbers:
+    """What each number is divided by on its way into the network."""
+    found = [next(scale for end, scale in SCALES.items() if name.endswith(end)) for name in names]
+    return np.array(found, np.float32)
+
+
+def weights(network: Any, args: Args, **facts: Any) -> bytes:
+    """The network as a file of weights for the policy `paper_agent`, scales folded in: it takes unscaled numbers.
+
+    Args:
+        network: What :func:`train` returns.
+        args: What it was trained with.
+        facts: What else the header is to say.
+    """
+    width = network[0].in_features
+    names = RoutingEnv(args.scenario, spec={"tick_s": args.tick_s}).feature_names
+    header = {
+        "features": names,
+        "tick_s": args.tick_s,
+        "irouter": _core.VERSION,
+        "training": dataclasses.asdict(args),
+        **facts,
+    }
+    scales = torch.from_numpy(scales_of(names)).reshape(1, width)
+    tensors = {f"network.{name}": tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    tensors["network.0.weight"] = tensors["network.0.weight"] / scales
+    content: bytes = safetensors.torch.save(tensors, {"irouter": json.dumps(header, sort_keys=True)})
+    return content

@@ -1,0 +1,137 @@
+"""The paper's three agents (Jain et al., arXiv 2408.13510): trained, kept as files, and as policies.
+
+`python -m irouter.training.paper_agents workload-guided --out agents/` trains one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import irouter
+from irouter.evaluation.policies import PolicyChoice
+
+if TYPE_CHECKING:
+    from irouter.evaluation import Settings
+    from irouter.training.double_dqn import Args, Episode, Guidance
+
+VARIANTS: Final[dict[str, Guidance]] = {
+    "baseline": "none",
+    "workload-aware": "constant",
+    "workload-guided": "fading",
+}
+"""The agents, and how each is guided by the latency impact of its placements."""
+
+# Seeds on which a network is judged while it is trained: neither trained on nor reported.
+_VALIDATION: Final[Settings] = {"first_seed": 2_000_000, "seeds": 4}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trained:
+    """An agent after training.
+
+    Attributes:
+        weights: Its file of weights: the network that was best in validation.
+        episode: The episode after which it was.
+        ratio: Its mean E2E over that of round robin, in validation.
+    """
+
+    weights: bytes
+    episode: int
+    ratio: float
+
+
+def label(variant: str) -> str:
+    """What reports call an agent."""
+    return f"agent:{variant}"
+
+
+def file_of(folder: Path, scenario: str, variant: str) -> Path:
+    """Where the weights of an agent are kept."""
+    return folder / f"{scenario}.{variant}.safetensors"
+
+
+def choice(name: str, weights: bytes) -> PolicyChoice:
+    """Weights as a policy to compare, under a name of its own."""
+    return PolicyChoice("paper_agent", {"weights": base64.b64encode(weights).decode()}, as_label=name)
+
+
+def found(folder: Path, scenario: str) -> list[PolicyChoice]:
+    """The agents in `folder` that were trained for the scenario, as policies to compare."""
+    files = {variant: file_of(folder, scenario, variant) for variant in VARIANTS}
+    return [choice(label(variant), file.read_bytes()) for variant, file in files.items() if file.is_file()]
+
+
+def train(args: Args, *, every: int = 2, log: Any = None) -> Trained:
+    """Trains an agent; its network is judged after the episodes without exploration.
+
+    Args:
+        args: What training depends on.
+        every: Judge after so many episodes.
+        log: Called with a line for each episode.
+    """
+    from irouter.training import double_dqn  # noqa: PLC0415 - torch is there when something is trained
+
+    best = Trained(b"", 0, float("inf"))
+
+    def judge(episode: Episode, network: Any) -> None:
+        nonlocal best
+        line = (
+            f"episode {episode.number}: reward {episode.reward:.0f}, {episode.decisions} decisions, "
+            f"{100 * episode.holds:.0f} % holds, loss {episode.loss:.4f}"
+        )
+        after = episode.number - args.exploring_episodes
+        if episode.number == args.episodes or (after >= 0 and after % every == 0):
+            weights = double_dqn.weights(network, args)
+            ratio = _validate(args, weights)
+            line += f", mean E2E {ratio:.3f} of round robin"
+            if ratio < best.ratio:
+                best = Trained(weights, episode.number, ratio)
+        if log is not None:
+            log(line)
+
+    double_dqn.train(args, report=judge)
+    return best
+
+
+def _validate(args: Args, weights: bytes) -> float:
+    """Mean E2E over that of round robin, on seeds that are neither trained on nor reported."""
+    settings: Settings = {**_VALIDATION, "policies": [choice("agent", weights)]}
+    if args.requests is not None:
+        settings["requests"] = args.requests
+    comparison = irouter.compare(args.scenario, threads=1, **settings)
+    return float(comparison.policies["agent"]["ratio"]["e2e_mean_s"][0])
+
+
+def main() -> None:
+    """Trains one agent and writes its file."""
+    from irouter.training import double_dqn  # noqa: PLC0415 - torch is there when something is trained
+
+    parser = argparse.ArgumentParser(prog="python -m irouter.training.paper_agents")
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the file of weights")
+    parser.add_argument("--scenario", default="paper-main")
+    parser.add_argument("--requests", type=int, default=None)
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    args = double_dqn.Args(
+        scenario=given.scenario,
+        requests=given.requests,
+        episodes=given.episodes,
+        seed=given.seed,
+        guidance=VARIANTS[given.variant],
+    )
+    trained = train(args, log=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush())
+    given.out.mkdir(parents=True, exist_ok=True)
+    file = file_of(given.out, given.scenario, given.variant)
+    file.write_bytes(trained.weights)
+    sys.stdout.write(f"{file}: episode {trained.episode}, mean E2E {trained.ratio:.3f} of round robin\n")
+
+
+if __name__ == "__main__":
+    main()

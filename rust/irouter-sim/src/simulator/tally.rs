@@ -1,0 +1,54 @@
+//! Sums over the requests of a run while it goes on.
+
+use irouter_core::Picos;
+
+/// What has arrived and ended so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Requests that completed.
+    pub(crate) completed: u64,
+    /// Weight of each row, 0 once it has ended; none without it.
+    weights: Vec<f64>,
+    /// Sum of the weights of the requests in the system.
+    open_weight: f64,
+    open: i64,
+    /// Sum of the ends less the arrivals, of all that have arrived and ended.
+    balance: i128,
+}
+
+impl Tally {
+    /// Gives each row a weight, before the first arrives.
+    pub(super) fn weigh(&mut self, weights: Vec<f64>) {
+        self.weights = weights;
+    }
+
+    pub(super) fn arrived(&mut self, row: usize, at: Picos) {
+        self.open += 1;
+        self.balance -= i128::from(at.0);
+        self.open_weight += self.weight(row);
+    }
+
+    pub(super) fn ended(&mut self, row: usize, at: Picos, completed: bool) {
+        self.open -= 1;
+        self.balance += i128::from(at.0);
+        self.completed += u64::from(completed);
+        let weight = self.weights.get_mut(row).map_or(0.0, std::mem::take);
+        // An empty system weighs nothing, whatever was rounded.
+        self.open_weight = if self.open == 0 { 0.0 } else { self.open_weight - weight };
+    }
+
+    /// Weight of a row, 0 once it has ended.
+    pub(crate) fn weight(&self, row: usize) -> f64 {
+        self.weights.get(row).copied().unwrap_or(0.0)
+    }
+
+    /// Sum of the weights of the requests in the system.
+    pub(crate) fn open_weight(&self) -> f64 {
+        self.open_weight
+    }
+
+    /// Time that all requests have spent in the system up to `now`, in seconds: at the end the sum of their latencies.
+    pub(crate) fn time_in_system_s(&self, now: Picos) -> f64 {
+        (i128::from(now.0) * i128::from(self.open) + self.balance) as f64 * 1e-12
+    }
+}
