@@ -86,7 +86,7 @@ impl Forecast {
         let mut waiting = Vec::new();
         for resident in state.residents(instance.id()) {
             let produced = produced(engine, &resident);
-            let uncomputed = uncomputed(engine, &resident);
+            let uncomputed = uncomputed(engine, &resident, produced);
             if uncomputed > 0 {
                 waiting.push((resident.request, produced, uncomputed));
             } else {
@@ -240,15 +240,16 @@ fn produced(engine: Option<&FastForward>, resident: &Resident<'_>) -> u32 {
 }
 
 /// Tokens of its input that no step computes yet, less what was expected in the prefix cache.
-fn uncomputed(engine: Option<&FastForward>, resident: &Resident<'_>) -> u32 {
+fn uncomputed(engine: Option<&FastForward>, resident: &Resident<'_>, produced: u32) -> u32 {
+    let Resident { request, uncached_tokens, .. } = *resident;
     match (engine, resident.slot) {
         (Some(engine), Some(slot)) => {
-            let cached = resident.request.prompt_tokens - resident.uncached_tokens;
             let uncomputed = engine.uncomputed(slot);
-            // A prefilling one has what it found.
-            if uncomputed > resident.uncached_tokens { uncomputed - cached } else { uncomputed }
+            // One that prefills already has what was cached.
+            let waits = uncomputed >= request.prompt_tokens + produced;
+            if waits { uncomputed - (request.prompt_tokens - uncached_tokens) } else { uncomputed }
         }
-        _ if resident.produced == 0 => resident.uncached_tokens,
+        _ if produced == 0 => uncached_tokens,
         _ => 0,
     }
 }

@@ -43,10 +43,10 @@ impl Forecast {
         let prefill_steps = f64::from(turn.steps) * self.line.decode_seconds(config);
         let wait = self.elapsed_at(turn.start).max(prefill_steps);
         let ttft_seconds = self.line.boundary_seconds() + wait + turn.seconds;
-        let delayed_requests = self.residents[curve.first];
+        let there = self.residents[curve.first];
         let mut decode = 0.0;
-        let mut inflicted = turn.added_seconds * delayed_requests;
-        let mut largest = turn.added_seconds * delayed_requests.min(1.0);
+        let mut inflicted = turn.added_seconds * there;
+        let mut largest = turn.added_seconds * there.min(1.0);
         // Its first token came from the prefill.
         let mut computed: f64 = 1.0;
         for point in curve.spans() {
@@ -66,10 +66,12 @@ impl Forecast {
             e2e_seconds: ttft_seconds + decode,
             inflicted_seconds: inflicted,
             largest_inflicted_seconds: largest,
-            delayed_requests,
             kv_peak_share: self.peak_along(curve) / capacity,
             overflow_probability: self.overflow_probability_along(curve, capacity),
+            preemptions: None,
             cached_tokens,
+            residents: instance.in_flight(),
+            prompts_ahead: instance.awaiting_first_token(),
         }
     }
 
