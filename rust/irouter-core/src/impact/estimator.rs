@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::policy::Needs;
 use crate::state::{InstanceState, State};
 use crate::time::Picos;
 
@@ -39,7 +40,26 @@ enum Kept {
     FastForward(Baseline),
 }
 
+impl Form {
+    /// The form of that name.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] with the nearest that exists.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "linear" => Ok(Self::Linear),
+            "forecast" => Ok(Self::Forecast),
+            "fast_forward" => Ok(Self::FastForward),
+            _ => Err(Error::unknown("form of the impact", name, ["linear", "forecast", "fast_forward"])),
+        }
+    }
+}
+
 impl Estimator {
+    /// What an estimate reads of the state.
+    pub const NEEDS: Needs =
+        Needs { counts: true, progress: true, twin: true, prefix: true, truth: false, reports: None };
+
     /// An estimator of this form. Fast-forward runs at mean lengths.
     pub fn new(form: Form) -> Self {
         Self { form, lengths: vec![Lengths::Mean], kept: Vec::new() }

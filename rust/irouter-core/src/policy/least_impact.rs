@@ -66,7 +66,7 @@ impl Configurable for LeastImpact {
 
 impl Policy for LeastImpact {
     fn needs(&self) -> Needs {
-        Needs { counts: true, progress: true, twin: true, prefix: true, ..Needs::default() }
+        Estimator::NEEDS
     }
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
