@@ -346,8 +346,11 @@ def simulate(
     workload: Workload | None = None,
     *,
     callables: dict[str, _PolicyFunction] | None = None,
+    impact: Literal["forecast", "fast_forward", "linear"] | None = None,
 ) -> dict[str, Any]:
     """Runs the first policy of an experiment on its first seed and returns the requests as columns.
+
+    With a form of the `impact` also what was expected at each dispatch.
 
     Returns:
         A NumPy array per column; the outcomes are a list of words.

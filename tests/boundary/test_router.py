@@ -83,23 +83,22 @@ def test_a_waiting_request_has_an_impact_on_every_instance_and_a_decision_that_o
     form: Literal["forecast", "fast_forward", "linear"],
 ) -> None:
     router = Router([PROFILE] * 3, "round_robin", impact=form)
-    for number in range(2):
-        submit(router, number, 0.0, prompt_tokens=4000, predicted_tokens=900)
-        dispatched(router, 0.0)
+    for number in range(8):
+        router.dispatch(submit(router, number, 0.0, prompt_tokens=4000, predicted_tokens=900), 0, now_s=0.0)
     router.drain(1, now_s=0.0)
-    key = submit(router, 2, 0.0)
+    key = submit(router, 8, 0.0)
     impacts = router.impact(key, now_s=0.0)
     assert [impact.instance for impact in impacts] == [0, 2]
     busy, idle = impacts
     assert 0 < idle.ttft_s < busy.ttft_s < busy.e2e_s
     assert (idle.residents, idle.prompts_ahead, idle.inflicted_s) == (0, 0, 0.0)
-    assert (busy.residents, busy.prompts_ahead) == (1, 1)
+    assert (busy.residents, busy.prompts_ahead) == (8, 8)
     assert 0 < busy.largest_inflicted_s <= busy.inflicted_s + 1e-9
     assert 0 < idle.kv_peak_share < busy.kv_peak_share < 1
     assert (busy.preemptions is None) == (form != "fast_forward")
-    assert "behind 1 prompt" in busy.explanation
+    assert "behind 8 prompts" in busy.explanation
     assert "nobody else there" in idle.explanation
-    decision = dispatched(router, 0.0)
+    decision = router.dispatch(key, 2, now_s=0.0)
     assert decision.impact is not None
     assert decision.impact.explanation == idle.explanation
     assert idle.explanation in repr(decision)
@@ -121,7 +120,7 @@ def test_a_cached_prefix_lowers_the_impact() -> None:
 def test_a_router_estimates_no_impact_where_none_is_wanted() -> None:
     router = Router([PROFILE], "round_robin", impact=None)
     key = submit(router, 0, 0.0)
-    with pytest.raises(IrouterError, match="impact is off"):
+    with pytest.raises(IrouterError, match="`impact` is off"):
         router.impact(key, now_s=0.0)
     assert dispatched(router, 0.0).impact is None
     with pytest.raises(IrouterError, match=r"unknown form of the impact `fast`"):

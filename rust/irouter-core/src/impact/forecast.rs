@@ -140,10 +140,20 @@ impl Forecast {
         probability(capacity_tokens, with)
     }
 
-    /// The most tokens that are expected at a point of the grid with a request more.
-    pub(super) fn peak_along(&self, curve: &Curve) -> f64 {
-        let with = |point| self.tokens[point] + curve.held(point, self.slack_tokens) * curve.there[point];
-        (0..POINTS).map(with).fold(0.0, f64::max)
+    /// The point at which the most tokens are expected with a request more, and how many.
+    pub(super) fn peak_along(&self, curve: &Curve) -> (usize, f64) {
+        let with = |point| self.tokens[point] + self.own(curve, point).mean;
+        (0..POINTS)
+            .map(|point| (point, with(point)))
+            .fold((0, 0.0), |most, here| if here.1 > most.1 { here } else { most })
+    }
+
+    /// Tokens that become free in a step, on average from a point until half of what is held there.
+    pub(super) fn decline_from(&self, peak: usize) -> f64 {
+        let held = self.tokens[peak];
+        let half = (peak + 1..POINTS).find(|&point| self.tokens[point] <= 0.5 * held).unwrap_or(POINTS - 1);
+        let steps = f64::from(GRID[half] - GRID[peak]).max(1.0);
+        ((held - self.tokens[half]) / steps).max(1.0)
     }
 
     /// The first step after which an input finds a batch slot and room, by expectations; between the points of the grid

@@ -115,6 +115,16 @@ fn behind_a_full_batch_the_forecast_is_within_a_tenth_of_the_runs() {
     assert_agree(&mut busy(&engine(64, 4096), mixed(64), waiting()), &uncertain(99, 300, 300.0), 0.1);
 }
 
+#[test]
+fn where_some_are_preempted_the_forecast_is_within_a_tenth_of_the_runs() {
+    // Four in ten runs overflow, and seven in a hundred.
+    for blocks in [600, 650] {
+        for own in [uncertain(99, 300, 300.0), uncertain(99, 100, 600.0)] {
+            assert_agree(&mut busy(&engine(64, blocks), mixed(30), Vec::new()), &own, 0.1);
+        }
+    }
+}
+
 /// What happens in an engine.
 #[derive(Default)]
 struct Watch {
