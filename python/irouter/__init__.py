@@ -4,7 +4,7 @@ Importing this package imports NumPy and the compiled core, nothing heavier.
 """
 
 from irouter import _core
-from irouter._core import Decision, IrouterError, Profile, Router, Workload
+from irouter._core import Decision, Impact, IrouterError, Profile, Router, Workload
 from irouter.evaluation import (
     Capacity,
     Comparison,
@@ -26,6 +26,7 @@ __all__ = [
     "Capacity",
     "Comparison",
     "Decision",
+    "Impact",
     "IrouterError",
     "Point",
     "Profile",

@@ -1,7 +1,7 @@
 """The compiled core of irouter."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,58 @@ class Profile:
         """Duration of one step in milliseconds."""
 
 @final
+class Impact:
+    """The latency impact of placing a request on an instance; times are from the decision on, nobody else coming later."""
+
+    @property
+    def instance(self) -> int:
+        """The instance."""
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds until its first token is out."""
+
+    @property
+    def e2e_s(self) -> float:
+        """Seconds until its last token is out."""
+
+    @property
+    def inflicted_s(self) -> float:
+        """By how many seconds the requests there end later, summed."""
+
+    @property
+    def largest_inflicted_s(self) -> float:
+        """The same of the one that is delayed the most."""
+
+    @property
+    def kv_peak_share(self) -> float:
+        """The most KV cache needed at a time, as a share of what there is; may exceed 1."""
+
+    @property
+    def overflow_probability(self) -> float:
+        """Probability that somebody is preempted."""
+
+    @property
+    def preemptions(self) -> float | None:
+        """Preemptions more with it than without, where they are counted: by `fast_forward`."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens expected in the prefix cache."""
+
+    @property
+    def residents(self) -> int:
+        """Requests that are there."""
+
+    @property
+    def prompts_ahead(self) -> int:
+        """How many of them have no token yet."""
+
+    @property
+    def explanation(self) -> str:
+        """All that in one line."""
+
+@final
 class Decision:
     """One dispatch."""
 
@@ -128,6 +180,10 @@ class Decision:
     def fallback(self) -> bool:
         """Whether the policy failed and the least predicted work decided."""
 
+    @property
+    def impact(self) -> Impact | None:
+        """The latency impact expected of it; None from a router without `impact`."""
+
 @final
 class Router:
     """A router: a central queue, the state of every instance, and a policy, driven by events and explicit time.
@@ -144,6 +200,7 @@ class Router:
         max_hold_s: float = 60.0,
         overtaking_s: float = 30.0,
         dispatch_delay_s: float = 0.001,
+        impact: Literal["forecast", "fast_forward", "linear"] | None = "forecast",
     ) -> Router:
         """A router with one instance per profile.
 
@@ -154,9 +211,10 @@ class Router:
             max_hold_s: The longest that a request may be held while an engine has room; infinity for no limit.
             overtaking_s: The most predicted work, in seconds, that may overtake a request.
             dispatch_delay_s: Seconds from a decision until the engine has the request.
+            impact: How the latency impact of each decision is estimated; None for not at all, which is faster.
 
         Raises:
-            IrouterError: For a bad profile or an unknown policy.
+            IrouterError: For a bad profile, an unknown policy or form of the impact.
         """
 
     def submit(
@@ -198,6 +256,13 @@ class Router:
 
         Returns:
             None when the policy would hold, or none waits.
+        """
+
+    def impact(self, key: int, *, now_s: float) -> list[Impact]:
+        """The latency impact that a waiting request would have on each instance that is ready and can hold it, by number.
+
+        Raises:
+            IrouterError: For a request that does not wait, or a router without `impact`.
         """
 
     def dispatch(self, key: int, instance: int, *, now_s: float) -> Decision:
@@ -351,8 +416,11 @@ def simulate(
     workload: Workload | None = None,
     *,
     callables: dict[str, _PolicyFunction] | None = None,
+    impact: Literal["forecast", "fast_forward", "linear"] | None = None,
 ) -> dict[str, Any]:
     """Runs the first policy of an experiment on its first seed and returns the requests as columns.
+
+    With a form of the `impact` also what was expected at each dispatch.
 
     Returns:
         A NumPy array per column; the outcomes are a list of words.

@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -73,6 +73,58 @@ def test_a_host_may_follow_its_own_choice_and_see_what_the_policy_would_have_don
     with pytest.raises(IrouterError, match="draining"):
         router.dispatch(key, 0, now_s=1.0)
     assert router.preview(1.0) == (key, 1), "the only ready instance without a request"
+
+
+FORMS: list[Literal["forecast", "fast_forward", "linear"]] = ["forecast", "fast_forward", "linear"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_waiting_request_has_an_impact_on_every_instance_and_a_decision_that_of_its_own(
+    form: Literal["forecast", "fast_forward", "linear"],
+) -> None:
+    router = Router([PROFILE] * 3, "round_robin", impact=form)
+    for number in range(8):
+        router.dispatch(submit(router, number, 0.0, prompt_tokens=4000, predicted_tokens=900), 0, now_s=0.0)
+    router.drain(1, now_s=0.0)
+    key = submit(router, 8, 0.0)
+    impacts = router.impact(key, now_s=0.0)
+    assert [impact.instance for impact in impacts] == [0, 2]
+    busy, idle = impacts
+    assert 0 < idle.ttft_s < busy.ttft_s < busy.e2e_s
+    assert (idle.residents, idle.prompts_ahead, idle.inflicted_s) == (0, 0, 0.0)
+    assert (busy.residents, busy.prompts_ahead) == (8, 8)
+    assert 0 < busy.largest_inflicted_s <= busy.inflicted_s + 1e-9
+    assert 0 < idle.kv_peak_share < busy.kv_peak_share < 1
+    assert (busy.preemptions is None) == (form != "fast_forward")
+    assert "behind 8 prompts" in busy.explanation
+    assert "nobody else there" in idle.explanation
+    decision = router.dispatch(key, 2, now_s=0.0)
+    assert decision.impact is not None
+    assert decision.impact.explanation == idle.explanation
+    assert idle.explanation in repr(decision)
+    with pytest.raises(IrouterError, match="is not known"):
+        router.impact(key + 1, now_s=0.0)
+
+
+def test_a_cached_prefix_lowers_the_impact() -> None:
+    router = Router([PROFILE] * 2, "round_robin")
+    blocks = list(range(64))
+    first = submit(router, 0, 0.0, prompt_tokens=1024, prompt_blocks=blocks)
+    dispatched(router, 0.0)
+    router.finished(first, now_s=1.0)
+    there, elsewhere = router.impact(submit(router, 1, 1.0, prompt_tokens=1024, prompt_blocks=blocks), now_s=1.0)
+    assert (there.cached_tokens, elsewhere.cached_tokens) == (1008, 0)
+    assert there.ttft_s < elsewhere.ttft_s
+
+
+def test_a_router_estimates_no_impact_where_none_is_wanted() -> None:
+    router = Router([PROFILE], "round_robin", impact=None)
+    key = submit(router, 0, 0.0)
+    with pytest.raises(IrouterError, match="`impact` is off"):
+        router.impact(key, now_s=0.0)
+    assert dispatched(router, 0.0).impact is None
+    with pytest.raises(IrouterError, match=r"unknown form of the impact `fast`"):
+        Router([PROFILE], "round_robin", impact="fast")  # type: ignore[arg-type]
 
 
 def test_a_callable_is_a_policy() -> None:

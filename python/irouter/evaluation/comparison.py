@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
@@ -203,6 +203,7 @@ def simulate(
     *,
     policy: str | PolicyFunction,
     trace: str | Path | Trace | None = None,
+    impact: Literal["forecast", "fast_forward", "linear"] | None = None,
     **settings: Unpack[Settings],
 ) -> Simulation:
     """Runs one policy on the first seed and returns what became of each request.
@@ -211,6 +212,8 @@ def simulate(
         scenario: Name or `.toml` file of a scenario.
         policy: The policy, by name, by name with options as in `central_shortest(ageing=0.05)`, or a function.
         trace: A trace or its file; without a scenario it is replayed as recorded.
+        impact: How the router estimates the latency impact of each dispatch, for the columns `expected_ttft_s`,
+            `expected_e2e_s` and `expected_inflicted_s` (seconds from the dispatch on); changes no decision.
         **settings: What differs from the scenario: see :class:`irouter.evaluation.settings.Settings`.
 
     Raises:
@@ -226,5 +229,5 @@ def simulate(
     label = choice_of(policy).label
     experiment = resolve(scenario, trace, {**settings, "policies": [policy], "reference": label})
     workload = None if experiment.trace is None else experiment.trace.workload()
-    columns = _core.simulate(experiment.to_json(), workload, callables=experiment.functions)
+    columns = _core.simulate(experiment.to_json(), workload, callables=experiment.functions, impact=impact)
     return Simulation(experiment, label, {name: np.asarray(column) for name, column in columns.items()})

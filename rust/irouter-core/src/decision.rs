@@ -1,6 +1,7 @@
 //! What the router decided.
 
 use crate::ids::{InstanceId, RequestKey};
+use crate::impact::Impact;
 use crate::time::Picos;
 
 /// The answer of [`crate::Router::decide`].
@@ -34,4 +35,6 @@ pub struct Decision {
     pub cached_tokens: u32,
     /// Whether the policy failed and the least predicted work decided.
     pub fallback: bool,
+    /// The latency impact expected of it, where the router estimates it.
+    pub impact: Option<Impact>,
 }

@@ -1,6 +1,7 @@
 //! Simulations and comparisons.
 
 use irouter_core::OnFailure;
+use irouter_core::impact::Form;
 use irouter_core::policy::{self, Policy, PolicySpec};
 use irouter_sim::experiment::{self, Experiment, PolicyFactory};
 use irouter_sim::metrics::canonical_json;
@@ -68,19 +69,21 @@ pub(crate) fn run_experiment(
 }
 
 /// Runs the first policy of an experiment on its first seed and returns the requests as columns: a dictionary of NumPy
-/// arrays, and of the outcomes as a list of words.
+/// arrays, and of the outcomes as a list of words. With a form of the `impact` also what was expected at each dispatch.
 #[pyfunction]
-#[pyo3(signature = (experiment_json, workload=None, *, callables=None))]
+#[pyo3(signature = (experiment_json, workload=None, *, callables=None, impact=None))]
 pub(crate) fn simulate<'py>(
     py: Python<'py>,
     experiment_json: &str,
     workload: Option<&Workload>,
     callables: Option<&Bound<'_, PyDict>>,
+    impact: Option<&str>,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let impact = impact.map(Form::parse).transpose().map_err(to_python)?;
     let policies = Factory::new(callables)?;
     let experiment = Experiment::from_json(experiment_json).map_err(to_python)?;
     let trace = workload.map(|workload| workload.inner.clone());
-    let columns = detached(py, || experiment::simulate(&experiment, trace.as_deref(), &policies))?;
+    let columns = detached(py, || experiment::simulate(&experiment, trace.as_deref(), &policies, impact))?;
     let result = PyDict::new(py);
     for (name, seconds) in columns.seconds {
         result.set_item(name, seconds.into_pyarray(py))?;

@@ -29,7 +29,7 @@ mod _core {
     #[pymodule_export]
     use crate::profile::{Profile, capacity};
     #[pymodule_export]
-    use crate::router::{Decision, Router};
+    use crate::router::{Decision, Impact, Router};
     #[pymodule_export]
     use crate::workload::Workload;
 

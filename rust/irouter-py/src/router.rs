@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use irouter_core::engine::EngineConfig;
+use irouter_core::impact::Form;
 use irouter_core::policy::PolicySpec;
 use irouter_core::{
     EngineReport, Error, Event, InstanceId, LengthDistribution, Outcome, Picos, Request, RequestKey,
@@ -12,6 +13,62 @@ use pyo3::prelude::*;
 
 use crate::error::{IrouterError, to_python};
 use crate::policy::{PythonPolicy, named};
+
+/// The latency impact of placing a request on an instance; times are from the decision on.
+#[pyclass(frozen, get_all, module = "irouter._core")]
+#[derive(Clone)]
+pub(crate) struct Impact {
+    /// The instance.
+    instance: u32,
+    /// Seconds until its first token is out.
+    ttft_s: f64,
+    /// Seconds until its last token is out.
+    e2e_s: f64,
+    /// By how many seconds the requests there end later, summed.
+    inflicted_s: f64,
+    /// The same of the one that is delayed the most.
+    largest_inflicted_s: f64,
+    /// The most KV cache needed at a time, as a share of what there is.
+    kv_peak_share: f64,
+    /// Probability that somebody is preempted.
+    overflow_probability: f64,
+    /// Preemptions more with it than without, where they are counted.
+    preemptions: Option<f64>,
+    /// Prompt tokens expected in the prefix cache.
+    cached_tokens: u32,
+    /// Requests that are there.
+    residents: u32,
+    /// How many of them have no token yet.
+    prompts_ahead: u32,
+    /// All that in one line.
+    explanation: String,
+}
+
+#[pymethods]
+impl Impact {
+    fn __repr__(&self) -> String {
+        format!("Impact(instance={}, {:?})", self.instance, self.explanation)
+    }
+}
+
+impl From<(InstanceId, irouter_core::impact::Impact)> for Impact {
+    fn from((instance, impact): (InstanceId, irouter_core::impact::Impact)) -> Self {
+        Self {
+            instance: instance.0,
+            ttft_s: impact.ttft_seconds,
+            e2e_s: impact.e2e_seconds,
+            inflicted_s: impact.inflicted_seconds,
+            largest_inflicted_s: impact.largest_inflicted_seconds,
+            kv_peak_share: impact.kv_peak_share,
+            overflow_probability: impact.overflow_probability,
+            preemptions: impact.preemptions,
+            cached_tokens: impact.cached_tokens,
+            residents: impact.residents,
+            prompts_ahead: impact.prompts_ahead,
+            explanation: impact.to_string(),
+        }
+    }
+}
 
 /// One dispatch.
 #[pyclass(frozen, get_all, module = "irouter._core")]
@@ -28,12 +85,16 @@ pub(crate) struct Decision {
     cached_tokens: u32,
     /// Whether the policy failed and the least predicted work decided.
     fallback: bool,
+    /// The latency impact expected of it; None from a router without `impact`.
+    impact: Option<Impact>,
 }
 
 #[pymethods]
 impl Decision {
     fn __repr__(&self) -> String {
-        format!("Decision(request_id={}, instance={})", self.request_id, self.instance)
+        let impact = self.impact.as_ref().map(|impact| format!(", {:?}", impact.explanation));
+        let impact = impact.unwrap_or_default();
+        format!("Decision(request_id={}, instance={}{impact})", self.request_id, self.instance)
     }
 }
 
@@ -46,6 +107,7 @@ impl From<irouter_core::Decision> for Decision {
             waited_s: decision.waited.as_seconds(),
             cached_tokens: decision.cached_tokens,
             fallback: decision.fallback,
+            impact: decision.impact.map(|impact| (decision.instance, impact).into()),
         }
     }
 }
@@ -90,9 +152,12 @@ impl Router {
 impl Router {
     /// A router with one instance per profile (JSON text). `policy` is a name with options as for `irouter compare`, or a
     /// callable `(request, instances) -> instance number`. A request is held for at most `max_hold_s` seconds (infinity: for
-    /// ever) while an engine has room.
+    /// ever) while an engine has room. `impact` says how the latency impact of each decision is estimated: `"forecast"`,
+    /// `"fast_forward"`, `"linear"`, or None for not at all.
     #[new]
-    #[pyo3(signature = (profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001))]
+    #[pyo3(signature = (
+        profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001, impact=Some("forecast"),
+    ))]
     fn new(
         profiles: Vec<String>,
         policy: &Bound<'_, PyAny>,
@@ -100,11 +165,13 @@ impl Router {
         max_hold_s: f64,
         overtaking_s: f64,
         dispatch_delay_s: f64,
+        impact: Option<&str>,
     ) -> PyResult<Self> {
         let config = RouterConfig {
             max_hold: if max_hold_s == f64::INFINITY { None } else { Some(time(max_hold_s)?) },
             overtaking_seconds: overtaking_s,
             dispatch_delay: time(dispatch_delay_s)?,
+            impact: impact.map(Form::parse).transpose().map_err(to_python)?,
             ..RouterConfig::default()
         };
         let mut router = if policy.is_callable() {
@@ -193,6 +260,13 @@ impl Router {
     fn preview(&self, now_s: f64) -> PyResult<Option<(u64, u32)>> {
         let choice = self.lock().preview(time(now_s)?).map_err(to_python)?;
         Ok(choice.map(|(request, instance)| (pack(request), instance.0)))
+    }
+
+    /// The latency impact that a waiting request would have on each instance that is ready and can hold it, by number.
+    #[pyo3(signature = (key, *, now_s))]
+    fn impact(&self, key: u64, now_s: f64) -> PyResult<Vec<Impact>> {
+        let impacts = self.lock().impact(unpack(key), time(now_s)?).map_err(to_python)?;
+        Ok(impacts.into_iter().map(Impact::from).collect())
     }
 
     /// Sends a waiting request to an instance of the caller's choice, whatever the policy would do.

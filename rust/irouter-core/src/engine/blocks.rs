@@ -10,6 +10,8 @@ pub(super) struct BlockPool {
     free: u32,
     /// Blocks given out beyond the capacity; only a twin that is corrected by events does so.
     overdraft: u32,
+    /// The fewest that were free at a time, since last asked to forget.
+    least_free: u32,
     cache: Option<PrefixCache>,
 }
 
@@ -26,7 +28,7 @@ impl BlockPool {
     pub(super) fn new(config: &EngineConfig) -> Self {
         let total = config.kv.blocks;
         let cache = config.kv.prefix_cache.then(|| PrefixCache::new(total));
-        Self { total, free: total, overdraft: 0, cache }
+        Self { total, free: total, overdraft: 0, least_free: total, cache }
     }
 
     pub(super) fn free(&self) -> u32 {
@@ -37,11 +39,21 @@ impl BlockPool {
         self.total - self.free + self.overdraft
     }
 
+    /// The most that were in use at a time, beyond the capacity not counted, since [`Self::forget_peak`].
+    pub(super) fn peak(&self) -> u32 {
+        self.total - self.least_free
+    }
+
+    pub(super) fn forget_peak(&mut self) {
+        self.least_free = self.free;
+    }
+
     /// Takes `count` blocks. More than are free are booked as overdraft.
     #[inline]
     pub(super) fn allocate(&mut self, count: u32) {
         let taken = count.min(self.free);
         self.free -= taken;
+        self.least_free = self.least_free.min(self.free);
         self.overdraft += count - taken;
         if let Some(cache) = &mut self.cache {
             cache.take(taken);

@@ -86,7 +86,7 @@ impl Forecast {
         let mut waiting = Vec::new();
         for resident in state.residents(instance.id()) {
             let produced = produced(engine, &resident);
-            let uncomputed = uncomputed(engine, &resident);
+            let uncomputed = uncomputed(engine, &resident, produced);
             if uncomputed > 0 {
                 waiting.push((resident.request, produced, uncomputed));
             } else {
@@ -140,10 +140,20 @@ impl Forecast {
         probability(capacity_tokens, with)
     }
 
-    /// The most tokens that are expected at a point of the grid with a request more.
-    pub(super) fn peak_along(&self, curve: &Curve) -> f64 {
-        let with = |point| self.tokens[point] + curve.held(point, self.slack_tokens) * curve.there[point];
-        (0..POINTS).map(with).fold(0.0, f64::max)
+    /// The point at which the most tokens are expected with a request more, and how many.
+    pub(super) fn peak_along(&self, curve: &Curve) -> (usize, f64) {
+        let with = |point| self.tokens[point] + self.own(curve, point).mean;
+        (0..POINTS)
+            .map(|point| (point, with(point)))
+            .fold((0, 0.0), |most, here| if here.1 > most.1 { here } else { most })
+    }
+
+    /// Tokens that become free in a step, on average from a point until half of what is held there.
+    pub(super) fn decline_from(&self, peak: usize) -> f64 {
+        let held = self.tokens[peak];
+        let half = (peak + 1..POINTS).find(|&point| self.tokens[point] <= 0.5 * held).unwrap_or(POINTS - 1);
+        let steps = f64::from(GRID[half] - GRID[peak]).max(1.0);
+        ((held - self.tokens[half]) / steps).max(1.0)
     }
 
     /// The first step after which an input finds a batch slot and room, by expectations; between the points of the grid
@@ -240,15 +250,16 @@ fn produced(engine: Option<&FastForward>, resident: &Resident<'_>) -> u32 {
 }
 
 /// Tokens of its input that no step computes yet, less what was expected in the prefix cache.
-fn uncomputed(engine: Option<&FastForward>, resident: &Resident<'_>) -> u32 {
+fn uncomputed(engine: Option<&FastForward>, resident: &Resident<'_>, produced: u32) -> u32 {
+    let Resident { request, uncached_tokens, .. } = *resident;
     match (engine, resident.slot) {
         (Some(engine), Some(slot)) => {
-            let cached = resident.request.prompt_tokens - resident.uncached_tokens;
             let uncomputed = engine.uncomputed(slot);
-            // A prefilling one has what it found.
-            if uncomputed > resident.uncached_tokens { uncomputed - cached } else { uncomputed }
+            // One that prefills already has what was cached.
+            let waits = uncomputed >= request.prompt_tokens + produced;
+            if waits { uncomputed - (request.prompt_tokens - uncached_tokens) } else { uncomputed }
         }
-        _ if resident.produced == 0 => resident.uncached_tokens,
+        _ if produced == 0 => uncached_tokens,
         _ => 0,
     }
 }

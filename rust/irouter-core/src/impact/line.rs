@@ -93,6 +93,15 @@ impl Line {
         config.steps.decode_run(self.decodes, self.context, self.speed).step(0).as_seconds()
     }
 
+    /// What computing so many tokens of context again adds to a step.
+    pub(super) fn recomputation_seconds(&self, config: &EngineConfig, context: f64) -> f64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens of one request")]
+        let tokens = context as u32;
+        let mut alone = Self { full_steps: 0, full_seconds: 0.0, shape: StepShape::default(), ..*self };
+        alone.pack(config, tokens, 0);
+        alone.full_seconds + alone.last_seconds(config)
+    }
+
     fn pack(&mut self, config: &EngineConfig, mut tokens: u32, mut past: u32) {
         let budget = config.scheduler.max_num_batched_tokens;
         let prefill_first = is_prefill_first(config);

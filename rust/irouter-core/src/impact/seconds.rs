@@ -22,7 +22,16 @@ impl Forecast {
     /// * `S`, `c`: the chance that it is there at step `t`, and its context then; cached tokens are not computed;
     /// * the largest delay is that of a resident who stays as long as the last of them is expected to.
     ///
-    /// What a preemption costs is not in the seconds; [`Impact::overflow_probability`] says how likely one is.
+    /// Where the KV cache overflows with probability `P`, the newest is preempted first, which it then is; those who would be
+    /// without it mostly are all the same:
+    ///
+    /// ```text
+    /// E2E += P (recomputation + wait)         inflicted += P recomputation x D
+    /// ```
+    ///
+    /// * recomputation: prefill of its context at the peak, added to a step; `D`: residents at the peak;
+    /// * wait: until as many tokens are free as it holds, by how fast the curve falls from its peak to half of it.
+    ///
     /// O([`GRID`]), no allocation.
     pub fn impact(&self, instance: &InstanceState, candidate: &Candidate<'_>) -> Impact {
         let &Candidate { request, ref curve } = candidate;
@@ -43,10 +52,10 @@ impl Forecast {
         let prefill_steps = f64::from(turn.steps) * self.line.decode_seconds(config);
         let wait = self.elapsed_at(turn.start).max(prefill_steps);
         let ttft_seconds = self.line.boundary_seconds() + wait + turn.seconds;
-        let delayed_requests = self.residents[curve.first];
+        let there = self.residents[curve.first];
         let mut decode = 0.0;
-        let mut inflicted = turn.added_seconds * delayed_requests;
-        let mut largest = turn.added_seconds * delayed_requests.min(1.0);
+        let mut inflicted = turn.added_seconds * there;
+        let mut largest = turn.added_seconds * there.min(1.0);
         // Its first token came from the prefill.
         let mut computed: f64 = 1.0;
         for point in curve.spans() {
@@ -61,15 +70,28 @@ impl Forecast {
             largest += added * residents.min(1.0);
         }
         let capacity = instance.kv_capacity_tokens() as f64;
+        let (peak, peak_tokens) = self.peak_along(curve);
+        let overflow_probability = self.overflow_probability_along(curve, capacity);
+        if overflow_probability > 0.0 {
+            let context = curve.held(peak, 0.0).max(1.0);
+            let recomputation = self.line.recomputation_seconds(config, context);
+            let wait = context / self.decline_from(peak) * self.step_seconds[peak];
+            let likely = overflow_probability * curve.there[peak];
+            decode += likely * (recomputation + wait);
+            inflicted += likely * recomputation * self.residents[peak];
+            largest += likely * recomputation * self.residents[peak].min(1.0);
+        }
         Impact {
             ttft_seconds,
             e2e_seconds: ttft_seconds + decode,
             inflicted_seconds: inflicted,
             largest_inflicted_seconds: largest,
-            delayed_requests,
-            kv_peak_share: self.peak_along(curve) / capacity,
-            overflow_probability: self.overflow_probability_along(curve, capacity),
+            kv_peak_share: peak_tokens / capacity,
+            overflow_probability,
+            preemptions: None,
             cached_tokens,
+            residents: instance.in_flight(),
+            prompts_ahead: instance.awaiting_first_token(),
         }
     }
 

@@ -7,6 +7,8 @@ use crate::profile::Scale;
 use crate::request::Request;
 use crate::state::InstanceState;
 
+use super::ClusterView;
+
 /// Context at which the step of a request on its own is taken, in tokens: near the mean of the public conversation
 /// traces.
 const REFERENCE_CONTEXT_TOKENS: u32 = 1024;
@@ -22,6 +24,21 @@ pub(super) fn uncached_tokens(instance: &InstanceState, request: &Request) -> u3
 pub(super) fn work_with(instance: &InstanceState, request: &Request, output_tokens: f64) -> f64 {
     let own = instance.rates().seconds(f64::from(uncached_tokens(instance, request)), output_tokens);
     instance.work_seconds() + own
+}
+
+/// The instances that may be chosen, at most `limit`, the least predicted work with the request first.
+pub(super) fn least_work_first<'a>(
+    view: &ClusterView<'a>,
+    request: &Request,
+    limit: u32,
+) -> Vec<&'a InstanceState> {
+    let output = expected_output_tokens(request);
+    let mut instances: Vec<(f64, &InstanceState)> =
+        view.ready().map(|instance| (work_with(instance, request, output), instance)).collect();
+    // Stable, so that equal work keeps the order of the numbers.
+    instances.sort_by(|left, right| left.0.total_cmp(&right.0));
+    instances.truncate(limit as usize);
+    instances.into_iter().map(|(_, instance)| instance).collect()
 }
 
 /// Expected output tokens of the request.

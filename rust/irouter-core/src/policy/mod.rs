@@ -14,6 +14,7 @@ mod dedicated_split;
 mod draws;
 mod estimate;
 mod join_shortest_queue;
+mod least_impact;
 mod least_requests;
 mod least_work;
 mod least_work_oracle;

@@ -15,6 +15,7 @@ use super::configurable::{Configurable, Tunable};
 use super::decode_balancer::DecodeBalancer;
 use super::dedicated_split::DedicatedSplit;
 use super::join_shortest_queue::JoinShortestQueue;
+use super::least_impact::LeastImpact;
 use super::least_requests::LeastRequests;
 use super::least_work::LeastWork;
 use super::least_work_oracle::LeastWorkOracle;
@@ -154,6 +155,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<BlockSimulate>("block_simulate", PEER, "Block: simulates every instance with predicted lengths, and takes the least predicted E2E"),
     entry::<LeastWork>("least_work", Own, "least predicted work in seconds, cached prefixes counted"),
     entry::<LeastWorkOracle>("least_work_oracle", Own, "oracle: the same with true output lengths"),
+    entry::<LeastImpact>("least_impact", Own, "least latency impact: the request's own end to end and what it costs those there, looked ahead"),
     entry::<Central<ByArrival, FreeBlocks>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
     entry::<Central<ShortestFirst, FreeBlocks>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
     entry::<Central<ShortestFirst, LikelyRoom>>("ordered_hold", Own, "shortest first with ageing; held while the KV cache would probably overflow, by forecast"),

@@ -31,6 +31,11 @@ impl<'a> ClusterView<'a> {
         self.state.residents(instance)
     }
 
+    /// What it is a view of.
+    pub(crate) fn state(&self) -> &'a State {
+        self.state
+    }
+
     /// When a request dispatched now reaches its engine, as the twins assume it.
     pub fn reaches_engine(&self) -> Picos {
         self.now.saturating_add(self.state.dispatch_delay())

@@ -52,6 +52,7 @@ pub struct InstanceState {
     pub(super) id: InstanceId,
     pub(super) status: Status,
     pub(super) generation: u32,
+    pub(super) version: u64,
     pub(super) config: Arc<EngineConfig>,
     pub(super) rates: WorkRates,
     /// Ledger slots of the requests in flight, in no order.
@@ -92,6 +93,12 @@ impl InstanceState {
     /// How often it has left and come back.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// A number that changes with every event that changes something of the instance. The passing of time does not: until the
+    /// next event a twin does what it would have done at the last.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// What the router believes its engine to be.

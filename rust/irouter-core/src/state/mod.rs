@@ -193,6 +193,7 @@ impl State {
             remaining_millitokens: predicted,
             twin,
         };
+        instance.version += 1;
         instance.slots.push(key.slot);
         instance.sums.awaiting_first_token += 1;
         instance.sums.queued_prefill_tokens += u64::from(uncached);
@@ -216,6 +217,7 @@ impl State {
             return Err(not_dispatched("first token", key));
         };
         let instance = &mut self.instances[lease.instance.index()];
+        instance.version += 1;
         if let (Some(cached), Some(index), Some(blocks)) =
             (cached_tokens, &mut instance.prefix, &request.prompt_blocks)
         {
@@ -274,6 +276,7 @@ impl State {
             return Ok(Released { request, instance: None, tokens: 0 });
         };
         let instance = &mut self.instances[lease.instance.index()];
+        instance.version += 1;
         let sums = &mut instance.sums;
         if !lease.started {
             sums.awaiting_first_token -= 1;
@@ -298,10 +301,10 @@ impl State {
     pub(crate) fn joined(&mut self, id: InstanceId, config: Arc<EngineConfig>) -> Result<()> {
         let impossible =
             |reason: String| Error::ImpossibleEvent { event: "joined", subject: id.to_string(), reason };
-        let generation = match self.instances.get(id.index()) {
-            None if id.index() == self.instances.len() => 0,
+        let (generation, version) = match self.instances.get(id.index()) {
+            None if id.index() == self.instances.len() => (0, 0),
             None => return Err(impossible(format!("the next free number is {}", self.instances.len()))),
-            Some(before) if before.status == Status::Left => before.generation + 1,
+            Some(before) if before.status == Status::Left => (before.generation + 1, before.version + 1),
             Some(before) => return Err(impossible(format!("it is {}", before.status.describe()))),
         };
         let Needs { twin, prefix, .. } = self.options.needs;
@@ -309,6 +312,7 @@ impl State {
             id,
             status: Status::Ready,
             generation,
+            version,
             rates: WorkRates::new(&config),
             slots: Vec::new(),
             sums: Sums::default(),
@@ -335,6 +339,7 @@ impl State {
             return Err(Error::ImpossibleEvent { event: "draining", subject: id.to_string(), reason });
         }
         self.ready -= u32::from(instance.is_ready());
+        instance.version += 1;
         instance.status = Status::Draining;
         Ok(())
     }
@@ -343,6 +348,7 @@ impl State {
     pub(crate) fn left(&mut self, id: InstanceId) -> Result<Vec<RequestKey>> {
         let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
         self.ready -= u32::from(instance.is_ready());
+        instance.version += 1;
         instance.status = Status::Left;
         instance.report = None;
         Ok(instance.slots.iter().map(|&slot| self.ledger.key(slot)).collect())
@@ -355,6 +361,7 @@ impl State {
             return Err(Error::field("engine report kv_usage", report.kv_usage, "a share from 0 to 1"));
         }
         if instance.report.is_none_or(|before| before.at <= report.at) {
+            instance.version += 1;
             instance.report = Some(report);
             instance.since_report = SinceReport::default();
         }
@@ -394,12 +401,14 @@ fn set_produced(
             }
             place.modelled = 0;
         }
-        twin.bound(place.slot, known, known + cadence);
+        let corrected = twin.bound(place.slot, known, known + cadence);
+        instance.version += u64::from(corrected);
         place.produced = twin.produced(place.slot);
     }
     if tokens <= lease.produced {
         return Ok(false);
     }
+    instance.version += 1;
     let remaining = millitokens(request, tokens);
     let sums = &mut instance.sums;
     sums.produced_tokens += u64::from(tokens - lease.produced);

@@ -83,13 +83,14 @@ impl Twin {
         self.engine.remove(slot);
     }
 
-    /// Moves a request into the range that its events allow.
-    pub(super) fn bound(&mut self, slot: JobSlot, least: u32, most: u32) {
+    /// Moves a request into the range that its events allow; says whether it was outside.
+    pub(super) fn bound(&mut self, slot: JobSlot, least: u32, most: u32) -> bool {
         let produced = self.engine.produced(slot);
         let bounded = produced.clamp(least, most);
         if bounded != produced {
             self.engine.correct(slot, bounded);
         }
+        bounded != produced
     }
 
     /// Compares what the model and the real engine produced for one request between two of its events.

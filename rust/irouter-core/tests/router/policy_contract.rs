@@ -46,6 +46,12 @@ fn specs() -> Vec<PolicySpec> {
         PolicySpec::named("central_fcfs").with_option("lookahead_requests", 0),
         PolicySpec::named("dynamo_kv").with_option("temperature", 0.5),
         PolicySpec::named("dynamo_kv_osl").with_option("expected_output", "max_tokens"),
+        PolicySpec::named("least_impact").with_option("form", "linear"),
+        PolicySpec::named("least_impact").with_option("form", "fast_forward"),
+        PolicySpec::named("least_impact")
+            .with_option("form", "fast_forward")
+            .with_option("samples", 3)
+            .with_option("max_instances", 2),
         PolicySpec::named("litellm_latency")
             .with_option("measure", "first_token")
             .with_option("memory_seconds", 1.0),

@@ -120,7 +120,7 @@ fn cell(
     };
     config.router.on_failure = policies.on_failure(spec);
     let policy = policies.build(spec, window.seed)?;
-    let RunOutput { records, gaps, told, occupancy, policy_failures, policy_failure, figures } =
+    let RunOutput { records, gaps, told, occupancy, policy_failures, policy_failure, figures, .. } =
         Simulator::new(config, policy, Arc::clone(&window.workload), window.predictions.clone())?.run()?;
     let run = Run {
         workload: &window.workload,

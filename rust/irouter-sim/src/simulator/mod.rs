@@ -22,6 +22,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use irouter_core::engine::{Executor, FastForward, Job, JobSlot, Noise};
+use irouter_core::impact::{Estimator, Impact};
 use irouter_core::policy::{ClusterView, Needs, Policy, QueueView};
 use irouter_core::{
     Decision, EngineReport, Event, InstanceId, Outcome as Verdict, Picos, Request, RequestKey, Router,
@@ -49,6 +50,8 @@ pub struct RunOutput {
     pub gaps: GapHistogram,
     /// What the router was told of output lengths.
     pub told: Predictions,
+    /// The latency impact that the router expected of each dispatch, by row, where it estimates them.
+    pub impacts: Vec<(usize, Impact)>,
     /// Queues and KV use over time, when asked for.
     pub occupancy: Option<Occupancy>,
     /// What the policy says of itself at the end.
@@ -90,6 +93,7 @@ pub struct Simulator {
     keys: Vec<Option<RequestKey>>,
     slots: Vec<Option<JobSlot>>,
     recorder: Recorder,
+    impacts: Vec<(usize, Impact)>,
     disturbances: Disturbances,
     occupancy: Option<Occupancy>,
     now: Picos,
@@ -113,6 +117,9 @@ impl Simulator {
     ) -> Result<Self> {
         config.validate()?;
         let mut needs = policy.needs();
+        if config.router.impact.is_some() {
+            needs = needs.and(Estimator::NEEDS);
+        }
         if needs.reports.is_some() && config.staleness.is_some() {
             needs.reports = config.staleness;
         }
@@ -129,6 +136,7 @@ impl Simulator {
             disturbances: Disturbances::new(&config, &workload),
             occupancy: config.readings.map(|readings| Occupancy::new(readings, config.instances)),
             recorder: Recorder::new(&workload, config.measured.clone()),
+            impacts: Vec::new(),
             next_event: vec![Picos::MAX; engines.len()],
             next_news: vec![Picos::MAX; engines.len()],
             polled: -1,
@@ -165,6 +173,7 @@ impl Simulator {
             records: self.recorder.records,
             gaps: self.recorder.gaps,
             told: self.predictions.into_told(),
+            impacts: self.impacts,
             occupancy: self.occupancy,
         })
     }
@@ -334,6 +343,7 @@ impl Simulator {
     fn send(&mut self, decision: &Decision) -> Result<()> {
         let row = usize::try_from(decision.id).unwrap_or(usize::MAX);
         let index = decision.instance.index();
+        self.impacts.extend(decision.impact.map(|impact| (row, impact)));
         let at = self.now + self.config.delays.dispatch;
         self.recorder.dispatched(row, self.now, at, decision.instance);
         if !self.disturbances.is_up(index) {

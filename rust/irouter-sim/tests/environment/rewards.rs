@@ -6,7 +6,7 @@ const REQUESTS: usize = 300;
 
 /// Latency of every request when `round_robin` decides, from the simulation of the same seed.
 fn round_robin_latency_s(seed: u64) -> f64 {
-    let columns = simulate(&experiment(REQUESTS, seed), None, &BuiltIn).unwrap();
+    let columns = simulate(&experiment(REQUESTS, seed), None, &BuiltIn, None).unwrap();
     let column = |name| &columns.seconds.iter().find(|(column, _)| *column == name).unwrap().1;
     column("finished_s").iter().zip(column("arrival_s")).map(|(finished, arrival)| finished - arrival).sum()
 }

@@ -21,6 +21,7 @@ impl FastForward {
     #[must_use]
     pub fn forecast(&self) -> Self {
         let mut forecast = Self { open_ended: false, ..self.clone() };
+        forecast.pool.forget_peak();
         let mut index = forecast.running.first;
         while let Some((place, next)) = forecast.slots.get(index).map(|slot| (slot.place, slot.next)) {
             if place == Place::Spent {
@@ -29,6 +30,11 @@ impl FastForward {
             index = next;
         }
         forecast
+    }
+
+    /// The most KV blocks in use at a time, since the copy was made where it is a [`Self::forecast`].
+    pub fn peak_blocks(&self) -> u32 {
+        self.pool.peak()
     }
 
     /// Sets the factor on step times, on top of any noise, for steps that have not begun.

@@ -2,15 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Executor, Job, Observer};
+use crate::engine::{Executor, Observer};
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::impact::{Lengths, OWN_TAG, own_job, run_ahead};
 use crate::request::Request;
 use crate::state::InstanceState;
 use crate::time::Picos;
 
 use crate::policy::configurable::Configurable;
-use crate::policy::estimate::{expected_output_tokens, unloaded_decode_seconds, work_with};
+use crate::policy::estimate::{least_work_first, unloaded_decode_seconds};
 use crate::policy::{ClusterView, Needs, Policy};
 
 /// Block's predictive scheduling ("Block: Balancing Load in LLM Serving with Context, Knowledge and Predictive
@@ -54,9 +55,6 @@ impl Default for BlockSimulateOptions {
     }
 }
 
-/// Number of the request in a simulation; those in flight have the numbers of their slots.
-const OWN_TAG: u64 = u64::MAX;
-
 /// Waits for the end of the request.
 #[derive(Clone, Copy, Debug, Default)]
 struct OwnEnd(Option<Picos>);
@@ -78,35 +76,13 @@ impl BlockSimulate {
         request: &Request,
         bound: Picos,
     ) -> Result<Option<Picos>> {
-        let Some(twin) = instance.twin() else { return Ok(None) };
-        let room = instance.config().longest_request().saturating_sub(request.prompt_tokens);
-        if room == 0 {
+        let lengths = self.options.length_quantile.map_or(Lengths::Mean, Lengths::Quantile);
+        let (Some(mut engine), Some(job)) =
+            (run_ahead(view.state(), instance, lengths), own_job(instance, request, lengths))
+        else {
             return Ok(None);
-        }
-        let mut engine = twin.engine().forecast();
-        for resident in view.residents(instance.id()) {
-            if let Some(slot) = resident.slot {
-                let tokens = match self.options.length_quantile {
-                    Some(level) => {
-                        let Request { predicted, max_tokens, .. } = resident.request;
-                        predicted.quantile_beyond(resident.produced, level, *max_tokens)
-                    }
-                    None => f64::from(resident.produced) + resident.remaining_tokens,
-                };
-                engine.set_output_tokens(slot, whole(tokens));
-            }
-        }
-        let tokens = match self.options.length_quantile {
-            Some(level) => request.predicted.quantile_beyond(0, level, request.max_tokens),
-            None => expected_output_tokens(request),
         };
-        let output_tokens = whole(tokens).clamp(1, room);
-        let job = Job {
-            tag: OWN_TAG,
-            prompt_tokens: request.prompt_tokens,
-            output_tokens,
-            prompt_blocks: request.prompt_blocks.clone(),
-        };
+        let output_tokens = job.output_tokens;
         let start = view.reaches_engine();
         engine.submit(start, job)?;
         // It hardly ends sooner than alone. From there on the time grows by a quarter at once: an engine runs fastest when
@@ -123,23 +99,6 @@ impl BlockSimulate {
             elapsed = elapsed.saturating_add(Picos(elapsed.0 / 4));
         }
     }
-
-    /// The instances to simulate, the least predicted work first.
-    fn shortlist<'a>(&self, view: &ClusterView<'a>, request: &Request) -> Vec<&'a InstanceState> {
-        let output = expected_output_tokens(request);
-        let mut instances: Vec<(f64, &InstanceState)> =
-            view.ready().map(|instance| (work_with(instance, request, output), instance)).collect();
-        // Stable, so that equal work keeps the order of the numbers.
-        instances.sort_by(|left, right| left.0.total_cmp(&right.0));
-        instances.truncate(self.options.max_instances as usize);
-        instances.into_iter().map(|(_, instance)| instance).collect()
-    }
-}
-
-/// A number of tokens.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to max_tokens")]
-fn whole(tokens: f64) -> u32 {
-    libm::round(tokens) as u32
 }
 
 impl Configurable for BlockSimulate {
@@ -166,7 +125,7 @@ impl Policy for BlockSimulate {
     }
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
-        let shortlist = self.shortlist(view, request);
+        let shortlist = least_work_first(view, request, self.options.max_instances);
         let mut chosen = shortlist.first().ok_or_else(|| view.no_instance())?.id();
         let mut bound = view.now.saturating_add(self.lookahead);
         // Alone there is nothing to compare.
@@ -184,7 +143,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::FastForward;
+    use crate::engine::{FastForward, Job};
     use crate::length::{LEVELS, LengthDistribution};
     use crate::policy::testing::{Cluster, at, engine, request, with_blocks};
 
