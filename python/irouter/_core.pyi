@@ -102,7 +102,7 @@ class Profile:
 
 @final
 class Impact:
-    """The latency impact of placing a request on an instance; times are from the decision on, nobody else coming later."""
+    """The latency impact of placing a request on an instance; times are from the decision on."""
 
     @property
     def instance(self) -> int:
@@ -259,7 +259,9 @@ class Router:
         """
 
     def impact(self, key: int, *, now_s: float) -> list[Impact]:
-        """The latency impact that a waiting request would have on each instance that is ready and can hold it, by number.
+        """The latency impact that a waiting request would have on each ready instance that can hold it, by number.
+
+        Nobody else is taken to come later.
 
         Raises:
             IrouterError: For a request that does not wait, or a router without `impact`.

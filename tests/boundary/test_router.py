@@ -112,7 +112,9 @@ def test_a_cached_prefix_lowers_the_impact() -> None:
     first = submit(router, 0, 0.0, prompt_tokens=1024, prompt_blocks=blocks)
     dispatched(router, 0.0)
     router.finished(first, now_s=1.0)
-    there, elsewhere = router.impact(submit(router, 1, 1.0, prompt_tokens=1024, prompt_blocks=blocks), now_s=1.0)
+    there, elsewhere = router.impact(
+        submit(router, 1, 1.0, prompt_tokens=1024, prompt_blocks=blocks), now_s=1.0
+    )
     assert (there.cached_tokens, elsewhere.cached_tokens) == (1008, 0)
     assert there.ttft_s < elsewhere.ttft_s
 

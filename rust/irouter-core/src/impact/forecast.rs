@@ -99,7 +99,7 @@ impl Forecast {
         waiting.sort_by_key(|(request, ..)| (request.arrival, request.id));
         for (request, produced, uncomputed) in waiting {
             let input = request.prompt_tokens + produced;
-            let room = forecast.room_after(instance, input);
+            let room = forecast.room_after(instance, input, forecast.line.start());
             let start = forecast.line.join(instance.config(), room, uncomputed, input - uncomputed);
             forecast.add(&Curve::new(request, produced, start));
         }
@@ -140,7 +140,7 @@ impl Forecast {
         probability(capacity_tokens, with)
     }
 
-    /// The point at which the most tokens are expected with a request more, and how many.
+    /// The point at which, while a request more may be there, the most tokens are expected, and how many.
     pub(super) fn peak_along(&self, curve: &Curve) -> (usize, f64) {
         let with = |point| self.tokens[point] + self.own(curve, point).mean;
         (0..POINTS)
@@ -156,31 +156,46 @@ impl Forecast {
         ((held - self.tokens[half]) / steps).max(1.0)
     }
 
-    /// The first step after which an input finds a batch slot and room, by expectations; between the points of the grid
-    /// both are taken as linear.
-    pub(super) fn room_after(&self, instance: &InstanceState, input_tokens: u32) -> u32 {
+    /// The first step, from `not_before` on, at which an input finds a batch slot and room, by expectations.
+    ///
+    /// Between two points of the grid slots and tokens in use are taken as linear. Requests that start and end there are in
+    /// neither of the points: once the line has come as far as into a span, what is used of it on average counts as used from
+    /// its beginning on.
+    pub(super) fn room_after(&self, instance: &InstanceState, input_tokens: u32, not_before: u32) -> u32 {
         let config = instance.config();
         let slots = f64::from(config.scheduler.max_num_seqs) - 1.0;
         let kept = f64::from(config.watermark_blocks()) * f64::from(config.kv.block_tokens);
-        let room = instance.kv_capacity_tokens() as f64 - f64::from(input_tokens) - kept;
-        let fits = |point: usize| self.residents[point] <= slots && self.tokens[point] <= room;
-        if fits(0) || self.residents[0] <= 0.0 {
-            return 0;
-        }
-        let Some(point) = (1..POINTS).find(|&point| fits(point)) else { return GRID[POINTS - 1] };
-        let share = |curve: &[f64; POINTS], limit: f64| {
-            let (above, below) = (curve[point - 1], curve[point]);
-            if above <= limit { 0.0 } else { (above - limit) / (above - below) }
-        };
-        let share = share(&self.residents, slots).max(share(&self.tokens, room));
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "below the step of the point"
-        )]
+        let room = (instance.kv_capacity_tokens() as f64 - f64::from(input_tokens) - kept).max(1.0);
+        if not_before == 0 && self.residents[0] <= slots && self.tokens[0] <= room || self.residents[0] <= 0.0
         {
-            GRID[point - 1] + libm::ceil(share * WIDTHS[point - 1]) as u32
+            return not_before;
         }
+        let first = GRID.partition_point(|&step| step <= not_before).saturating_sub(1);
+        for point in first..POINTS - 1 {
+            // Those of the line that start in a span are there at its end.
+            let inside = not_before > GRID[point];
+            let crossing = |curve: &[f64; POINTS], limit: f64| match (curve[point], curve[point + 1]) {
+                (_, below) if inside && below <= limit => 0.0,
+                (above, _) if !inside && above <= limit => 0.0,
+                (above, below) if !inside && below <= limit => (above - limit) / (above - below),
+                _ => 1.0,
+            };
+            let mut share = crossing(&self.residents, slots).max(crossing(&self.tokens, room));
+            if inside {
+                let tokens = self.mean_context[point] + self.slack_tokens * self.mean_residents[point];
+                share = share.max(tokens / room).max(self.mean_residents[point] / (slots + 1.0));
+            }
+            if share < 1.0 {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "below the next point"
+                )]
+                let start = GRID[point] + libm::ceil(share * WIDTHS[point]) as u32;
+                return start.max(not_before);
+            }
+        }
+        GRID[POINTS - 1].max(not_before)
     }
 
     fn moments(&self, point: usize) -> Moments {
@@ -209,8 +224,9 @@ impl Forecast {
             self.tokens[point] += mean;
             self.variance[point] += variance;
             self.covariance[point] += covariance;
-            self.mean_residents[point] += curve.steps[point];
-            self.mean_context[point] += curve.mean_context(point) * curve.steps[point];
+            let steps = curve.steps[point] / WIDTHS[point];
+            self.mean_residents[point] += steps;
+            self.mean_context[point] += curve.mean_context(point) * steps;
         }
     }
 
@@ -230,9 +246,6 @@ impl Forecast {
         let steps = &instance.config().steps;
         let mut elapsed = 0.0;
         for (point, width) in WIDTHS.iter().enumerate() {
-            // Until here sums over the steps.
-            self.mean_residents[point] /= width;
-            self.mean_context[point] /= width;
             let (residents, context) = (self.mean_residents[point], self.mean_context[point]);
             self.elapsed_seconds[point] = elapsed;
             self.step_seconds[point] = steps.decode_seconds(residents, context, self.line.speed());

@@ -54,6 +54,11 @@ impl Line {
         self.speed
     }
 
+    /// Decode step at which the last of the line starts.
+    pub(super) fn start(&self) -> u32 {
+        self.start
+    }
+
     pub(super) fn boundary_seconds(&self) -> f64 {
         self.boundary_seconds
     }

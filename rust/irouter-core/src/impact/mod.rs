@@ -37,7 +37,7 @@ pub struct Impact {
     pub inflicted_seconds: f64,
     /// By how much the one of them that is delayed the most ends later.
     pub largest_inflicted_seconds: f64,
-    /// The most KV cache that is needed at a time, as a share of what there is. By curves or sums it is above 1 where that
+    /// The most KV cache that is needed at a time while it is there, as a share of what there is. By curves or sums it is above 1 where that
     /// does not suffice; a twin that runs ahead preempts instead.
     pub kv_peak_share: f64,
     /// Probability that the KV cache overflows, so that somebody is preempted and computed again.

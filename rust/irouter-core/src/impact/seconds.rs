@@ -37,7 +37,7 @@ impl Forecast {
         let &Candidate { request, ref curve } = candidate;
         let Request { prompt_tokens, prompt_blocks, .. } = request;
         let cached_tokens = instance.cached_tokens(*prompt_tokens, prompt_blocks.as_deref());
-        let room = self.room_after(instance, *prompt_tokens);
+        let room = self.room_after(instance, *prompt_tokens, self.line.start());
         let turn = self.line.turn(instance.config(), room, prompt_tokens - cached_tokens, cached_tokens);
         // What changes within the first points of the grid is not seen.
         if turn.start <= GRID[1] / 2 {
@@ -52,7 +52,7 @@ impl Forecast {
         let prefill_steps = f64::from(turn.steps) * self.line.decode_seconds(config);
         let wait = self.elapsed_at(turn.start).max(prefill_steps);
         let ttft_seconds = self.line.boundary_seconds() + wait + turn.seconds;
-        let there = self.residents[curve.first];
+        let there = self.residents_around(curve.first);
         let mut decode = 0.0;
         let mut inflicted = turn.added_seconds * there;
         let mut largest = turn.added_seconds * there.min(1.0);
@@ -78,8 +78,9 @@ impl Forecast {
             let wait = context / self.decline_from(peak) * self.step_seconds[peak];
             let likely = overflow_probability * curve.there[peak];
             decode += likely * (recomputation + wait);
-            inflicted += likely * recomputation * self.residents[peak];
-            largest += likely * recomputation * self.residents[peak].min(1.0);
+            let there = self.residents_around(peak);
+            inflicted += likely * recomputation * there;
+            largest += likely * recomputation * there.min(1.0);
         }
         Impact {
             ttft_seconds,
@@ -93,6 +94,12 @@ impl Forecast {
             residents: instance.in_flight(),
             prompts_ahead: instance.awaiting_first_token(),
         }
+    }
+
+    /// Residents at a point, or before it where more are: those that start and end between two points are at neither.
+    fn residents_around(&self, point: usize) -> f64 {
+        let before = if point > 0 { self.mean_residents[point - 1] } else { 0.0 };
+        self.residents[point].max(before)
     }
 
     /// Seconds of the decode steps before step `start`.

@@ -55,21 +55,29 @@ fn impact(estimator: &mut Estimator, router: &Router, own: &Request) -> Impact {
     estimator.impact(router.state(), instance(router), &Candidate::new(own), router.now()).unwrap()
 }
 
-/// Requires that the forecast is within this share of the mean of runs of the twin, with lengths drawn from the predictions.
+/// Requires that the forecast is within this share of the mean of the runs.
 #[track_caller]
 fn assert_agree(router: &mut Router, own: &Request, share: f64) {
+    assert_own_times_agree(router, own, share);
+    let (forecast, runs) = both(router, own);
+    assert_near(forecast.inflicted_seconds, runs.inflicted_seconds, share);
+}
+
+/// The same of what the request takes itself.
+#[track_caller]
+fn assert_own_times_agree(router: &mut Router, own: &Request, share: f64) {
+    let (forecast, runs) = both(router, own);
+    assert_near(forecast.ttft_seconds, runs.ttft_seconds, share);
+    assert_near(forecast.e2e_seconds, runs.e2e_seconds, share);
+}
+
+/// The forecast, and the mean of runs of the twin with lengths drawn from the predictions.
+fn both(router: &mut Router, own: &Request) -> (Impact, Impact) {
     assert_eq!(router.decide(NOW).unwrap(), Outcome::Idle);
     let draws = (0..DRAWS).map(Lengths::Drawn).collect();
     let runs = impact(&mut Estimator::new(Form::FastForward).with_lengths(draws), router, own);
     let forecast = impact(&mut Estimator::new(Form::Forecast), router, own);
-    for (name, value, expected) in [
-        ("ttft", forecast.ttft_seconds, runs.ttft_seconds),
-        ("e2e", forecast.e2e_seconds, runs.e2e_seconds),
-        ("inflicted", forecast.inflicted_seconds, runs.inflicted_seconds),
-    ] {
-        let near = (value - expected).abs() <= share * expected;
-        assert!(near, "{name}: {value} is not near {expected}\n{forecast:?}\n{runs:?}");
-    }
+    (forecast, runs)
 }
 
 fn llama() -> Arc<EngineConfig> {
@@ -113,6 +121,22 @@ fn behind_other_prompts_the_forecast_is_within_a_tenth_of_the_runs() {
 fn behind_a_full_batch_the_forecast_is_within_a_tenth_of_the_runs() {
     let waiting = || (80..90).map(|id| uncertain(id, 100, 300.0)).collect();
     assert_agree(&mut busy(&engine(64, 4096), mixed(64), waiting()), &uncertain(99, 300, 300.0), 0.1);
+}
+
+#[test]
+fn far_behind_in_a_queue_the_forecast_is_within_a_tenth_of_the_runs() {
+    // The KV cache suffices for the prompts and outputs of about 20; forty wait. Preempted over and over, what they do to one
+    // another is not in the curves.
+    for longest in [100.0, 300.0] {
+        let waiting = || {
+            (80..120).map(|id| uncertain(id, 300 + 7 * (u32::try_from(id).unwrap() % 29), longest)).collect()
+        };
+        assert_own_times_agree(
+            &mut busy(&engine(64, 800), mixed(16), waiting()),
+            &uncertain(999, 300, 300.0),
+            0.1,
+        );
+    }
 }
 
 #[test]
