@@ -72,14 +72,14 @@ class Args:
     exploring_episodes: int = 20
     first_exploration: float = 1.0
     last_exploration: float = 0.05
-    episodes: int = 40
+    episodes: int = 30
     discount: float = 0.998
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     replay: int = 200_000
     warm_up: int = 5_000
     train_every: int = 8
     target_every: int = 500
-    reward_scale: float = 60.0
+    reward_scale: float = 1000.0
     largest_gradient: float = 10.0
     seed: int = 0
     first_episode: int = 1_000_000

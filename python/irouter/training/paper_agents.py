@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the file of weights")
     parser.add_argument("--scenario", default="paper-main")
     parser.add_argument("--requests", type=int, default=None)
-    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--episodes", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     args = double_dqn.Args(

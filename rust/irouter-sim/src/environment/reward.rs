@@ -17,7 +17,7 @@ pub enum RewardKind {
     /// The paper's (equation 3; its body is not published, its ingredients are).
     ///
     /// ```text
-    /// (a)  - dt  sum over all requests in the system of (1 - f) / T
+    /// (a)  - dt  sum over all requests in the system of (1 - f) T
     /// (b)  + 60  for each completion
     /// ```
     ///
@@ -43,7 +43,7 @@ impl Reward {
     /// At the start of an episode, with the requests' times alone.
     pub(super) fn new(kind: RewardKind, simulator: &mut Simulator, unloaded: &[Unloaded]) -> Self {
         if kind == RewardKind::Paper {
-            simulator.weigh(unloaded.iter().map(|alone| 1.0 / alone.e2e.as_seconds()).collect());
+            simulator.weigh(unloaded.iter().map(|alone| alone.e2e.as_seconds()).collect());
         }
         Self { kind, at: Picos::ZERO, completed: 0, time_in_system_s: 0.0 }
     }
@@ -77,7 +77,7 @@ impl Reward {
     }
 }
 
-/// Sum of `(1 - f) / T` over the requests in the system.
+/// Sum of `(1 - f) T` over the requests in the system.
 fn unfinished(simulator: &mut Simulator) -> Result<f64> {
     let Look { cluster, tally, .. } = simulator.look()?;
     let residents = cluster.instances.iter().flat_map(|instance| cluster.residents(instance.id()));
