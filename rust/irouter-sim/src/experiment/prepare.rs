@@ -127,7 +127,11 @@ impl<'a> Prepared<'a> {
             rate,
             engine,
             source,
-            predictor: Predictor::fit(experiment.predictor.parse()?, population)?,
+            predictor: Predictor::fit(
+                experiment.predictor.parse()?,
+                population,
+                experiment.confusion.as_ref(),
+            )?,
         })
     }
 
