@@ -100,7 +100,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    sets = {"written": lambda: written(arguments.text), "smollm2": lambda: smollm2(arguments.text), "sharegpt": sharegpt}
+    sets = {
+        "written": lambda: written(arguments.text),
+        "smollm2": lambda: smollm2(arguments.text),
+        "sharegpt": sharegpt,
+    }
     for name, make in sets.items():
         try:
             frame = make()
@@ -109,7 +113,9 @@ def main() -> None:
             continue
         frame.write_parquet(arguments.out / f"{name}.parquet")
         cut = int((frame["finish"] == "length").sum())
-        print(f"{name}: {frame.height:,} rows, {cut:,} cut, median {frame['output_tokens'].median():.0f} tokens")
+        print(
+            f"{name}: {frame.height:,} rows, {cut:,} cut, median {frame['output_tokens'].median():.0f} tokens"
+        )
 
 
 if __name__ == "__main__":

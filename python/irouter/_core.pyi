@@ -84,9 +84,7 @@ class LengthHistory:
     def __new__(cls) -> LengthHistory:
         """A history that has seen nothing."""
 
-    def observe(
-        self, application: int, prompt_tokens: int, output_tokens: int, *, cut: bool = False
-    ) -> None:
+    def observe(self, application: int, prompt_tokens: int, output_tokens: int, *, cut: bool = False) -> None:
         """Learns from a request that has ended.
 
         Args:
@@ -296,9 +294,7 @@ class Router:
     def fallbacks(self) -> int:
         """How often the policy failed and the least predicted work decided instead."""
 
-def expected_lengths(
-    quantiles: NDArray[np.float64], max_tokens: int = 4_294_967_295
-) -> NDArray[np.float64]:
+def expected_lengths(quantiles: NDArray[np.float64], max_tokens: int = ...) -> NDArray[np.float64]:
     """Expected length in tokens of each row of quantiles `[request, level]` at `LENGTH_LEVELS`, cut at `max_tokens`.
 
     The survival function is linear between the quantiles and has a constant hazard beyond the last.
@@ -307,18 +303,14 @@ def expected_lengths(
         IrouterError: For quantiles that are not finite, negative or descending.
     """
 
-def length_survival(
-    quantiles: NDArray[np.float64], tokens: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def length_survival(quantiles: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probability that the length of each row of quantiles exceeds each of its `tokens[request, column]`.
 
     Raises:
         IrouterError: As :func:`expected_lengths`, and for another number of rows.
     """
 
-def length_quantiles(
-    quantiles: NDArray[np.float64], levels: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def length_quantiles(quantiles: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Quantiles of each row of quantiles `[request, level]` at other levels, as `[request, new level]`.
 
     Raises:

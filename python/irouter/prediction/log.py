@@ -68,9 +68,7 @@ class RequestLog:
         requests = Requests(
             *(tuple(column[row] for row in rows) for column in dataclasses.astuple(self.requests))
         )
-        columns = {
-            field: getattr(self, field)[rows] for field in ("output_tokens", "cut", "groups", "split")
-        }
+        columns = {field: getattr(self, field)[rows] for field in ("output_tokens", "cut", "groups", "split")}
         return dataclasses.replace(self, requests=requests, **columns)
 
     @property
@@ -120,7 +118,7 @@ def read_log(path: str | Path) -> RequestLog:
 
 
 def _texts(column: pl.Series, where: str) -> list[str]:
-    text = column.dtype == "String"
+    text = str(column.dtype) == "String"
     values: list[Any] = column.to_list()
     bad = [not text or not value or value.isspace() for value in values]
     refuse(where, column, np.array(bad), "a text that is not empty")

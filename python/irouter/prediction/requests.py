@@ -55,6 +55,10 @@ class Requests:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def __getitem__(self, rows: slice) -> Requests:
+        """Some of the requests."""
+        return Requests(self.prompts[rows], self.tasks[rows], self.apps[rows])
+
     def with_hints(self) -> list[str]:
         """The prompts, each with the paper's hint where the task is known (Jain et al., appendix A.4.2)."""
         return [

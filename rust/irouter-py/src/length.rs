@@ -29,7 +29,7 @@ fn distributions(quantiles: &PyReadonlyArray2<'_, f64>) -> PyResult<Vec<LengthDi
     rows.iter().map(|row| LengthDistribution::from_quantiles(row).map_err(to_python)).collect()
 }
 
-fn array2<'py>(py: Python<'py>, values: Vec<f64>, shape: [usize; 2]) -> PyResult<Bound<'py, PyArray2<f64>>> {
+fn array2(py: Python<'_>, values: Vec<f64>, shape: [usize; 2]) -> PyResult<Bound<'_, PyArray2<f64>>> {
     values.into_pyarray(py).reshape(shape)
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn censored_quantiles<'py>(
         return Err(to_python(Error::field("cut", cut.len(), expected)));
     }
     let sample = tokens.iter().zip(cut).map(|(&tokens, &cut)| ObservedLength { tokens, cut }).collect();
-    let sample = CensoredSample::new(sample).map_err(|error| to_python(error))?;
+    let sample = CensoredSample::new(sample).map_err(to_python)?;
     Ok(levels.iter().map(|&level| sample.quantile(level)).collect::<Vec<_>>().into_pyarray(py))
 }
 
@@ -148,7 +148,7 @@ impl LengthHistory {
     #[pyo3(signature = (application, prompt_tokens, output_tokens, *, cut=false))]
     fn observe(&self, application: u32, prompt_tokens: u32, output_tokens: u32, cut: bool) -> PyResult<()> {
         let output = ObservedLength { tokens: output_tokens, cut };
-        self.lock().observe(application, prompt_tokens, output).map_err(|error| to_python(error))
+        self.lock().observe(application, prompt_tokens, output).map_err(to_python)
     }
 
     /// Quantiles `[request, level]` of requests that arrive now.

@@ -109,13 +109,11 @@ impl Predictor {
             PredictorSpec::Buckets { accuracy } => {
                 Fitted::Buckets(Buckets::fit(&population, &Confusion::of_accuracy(*accuracy))?)
             }
-            PredictorSpec::Confusion { .. } => match confusion {
-                Some(confusion) => Fitted::Buckets(Buckets::fit(&population, confusion)?),
-                None => {
-                    let expected = "the measured matrix beside the experiment";
-                    return Err(SimError::field("confusion", "missing", expected));
-                }
-            },
+            PredictorSpec::Confusion { .. } => {
+                let expected = "the measured matrix beside the experiment";
+                let missing = || SimError::field("confusion", "missing", expected);
+                Fitted::Buckets(Buckets::fit(&population, confusion.ok_or_else(missing)?)?)
+            }
             PredictorSpec::Model { .. } => Fitted::Model,
             PredictorSpec::Oracle => Fitted::Oracle,
             PredictorSpec::History => Fitted::History,
@@ -156,13 +154,11 @@ impl Predictor {
                 });
                 Predictions::by_key(points, |&point| log_normal(grid_value(point), *sigma))?
             }
-            Fitted::Model => match workload.predicted() {
-                Some(predicted) => predicted.clone(),
-                None => {
-                    let expected = "a predictor that needs no text, since the workload has none";
-                    return Err(SimError::field("predictor", &self.spec, expected));
-                }
-            },
+            Fitted::Model => {
+                let expected = "a predictor that needs no text, since the workload has none";
+                let missing = || SimError::field("predictor", &self.spec, expected);
+                workload.predicted().ok_or_else(missing)?.clone()
+            }
             Fitted::Oracle => {
                 Predictions::by_key(outputs.iter().copied(), |&tokens| Ok(LengthDistribution::exact(tokens)))?
             }

@@ -1,0 +1,35 @@
+"""Predictors of output lengths: train on your own logs, run without torch, never block routing.
+
+Importing this imports NumPy and the compiled core, nothing heavier.
+"""
+
+from irouter.prediction.artefact import BACKENDS, TrainedPredictor, load, outcomes, train
+from irouter.prediction.calibration import Calibration
+from irouter.prediction.card import Card, read_card
+from irouter.prediction.distribution import LENGTH_LEVELS, PAPER_EDGES, LengthDistribution
+from irouter.prediction.history import HistoryPredictor
+from irouter.prediction.log import RequestLog, read_log
+from irouter.prediction.metrics import Metrics, Outcomes, group_bootstrap
+from irouter.prediction.predictor import LearningPredictor, LengthPredictor
+
+__all__ = [
+    "BACKENDS",
+    "LENGTH_LEVELS",
+    "PAPER_EDGES",
+    "Calibration",
+    "Card",
+    "HistoryPredictor",
+    "LearningPredictor",
+    "LengthDistribution",
+    "LengthPredictor",
+    "Metrics",
+    "Outcomes",
+    "RequestLog",
+    "TrainedPredictor",
+    "group_bootstrap",
+    "load",
+    "outcomes",
+    "read_card",
+    "read_log",
+    "train",
+]
