@@ -3,6 +3,7 @@
 Importing this imports NumPy and the compiled core, nothing heavier.
 """
 
+from irouter.prediction.answers import Answer, Counts, ServiceOptions
 from irouter.prediction.artefact import BACKENDS, TrainedPredictor, load, outcomes, train
 from irouter.prediction.calibration import Calibration
 from irouter.prediction.card import Card, read_card
@@ -10,21 +11,29 @@ from irouter.prediction.distribution import LENGTH_LEVELS, PAPER_EDGES, LengthDi
 from irouter.prediction.history import HistoryPredictor
 from irouter.prediction.log import RequestLog, read_log
 from irouter.prediction.metrics import Metrics, Outcomes, group_bootstrap
+from irouter.prediction.monitor import Monitor, Quality
 from irouter.prediction.predictor import LearningPredictor, LengthPredictor
+from irouter.prediction.service import PredictorService
 
 __all__ = [
+    "Answer",
     "BACKENDS",
-    "LENGTH_LEVELS",
-    "PAPER_EDGES",
     "Calibration",
     "Card",
+    "Counts",
     "HistoryPredictor",
+    "LENGTH_LEVELS",
     "LearningPredictor",
     "LengthDistribution",
     "LengthPredictor",
     "Metrics",
+    "Monitor",
     "Outcomes",
+    "PAPER_EDGES",
+    "PredictorService",
+    "Quality",
     "RequestLog",
+    "ServiceOptions",
     "TrainedPredictor",
     "group_bootstrap",
     "load",
