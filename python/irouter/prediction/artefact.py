@@ -87,7 +87,7 @@ def train(
     licence: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainedPredictor:
-    """Trains a predictor on the `train` rows of a log, calibrates it on `val`, judges it on `test` and writes its folder.
+    """Trains a predictor on a log's `train` rows, calibrates it on `val`, judges it on `test` and writes its folder.
 
     Args:
         log: The log.
@@ -101,10 +101,7 @@ def train(
         IrouterError: For a log without rows for a split, a folder that has files, or without the extra that it takes.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise IrouterError(f"{folder} exists, expected an empty folder or none")
-    if not folder.parent.is_dir():
-        raise IrouterError(f"no folder {folder.parent} for {folder.name}")
+    _need_empty(folder)
     parts = {split: log.part(split) for split in ("train", "val", "test")}
     # A folder that is there is whole: it moves to its place when it is written.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -116,6 +113,31 @@ def train(
             folder.rmdir()
         shutil.move(written, folder)
     return load(folder)
+
+
+def export(folder: str | Path, target: str | Path, *, precision: str) -> None:
+    """Copies an encoder with weights of one precision alone.
+
+    Args:
+        folder: Folder of the encoder.
+        target: Where to write; it must not exist, or be empty.
+        precision: `fp32` or `int8`.
+
+    Raises:
+        IrouterError: For a predictor that is no encoder, or does not have the precision.
+    """
+    folder, target = Path(folder), Path(target)
+    card = read_card(folder)
+    if card.backend != "encoder":
+        raise IrouterError(f"{folder}: back-end `{card.backend}`, expected an `encoder`")
+    encoder = importlib.import_module("irouter.prediction.encoder")
+    # Loads it, so that what is written is known to work.
+    encoder.EncoderPredictor.load(folder, card, precision=precision)
+    _need_empty(target)
+    target.mkdir(exist_ok=True)
+    for name in (encoder.TOKENIZER, encoder.PRECISIONS[precision]):
+        shutil.copyfile(folder / name, target / name)
+    dataclasses.replace(card, options={**card.options, "precision": precision}).write(target)
 
 
 def write_card(
@@ -177,6 +199,13 @@ def outcomes(
             progress(min(start + _CHUNK, len(log)), len(log))
     lengths = LengthDistribution.concatenate(parts)
     return Outcomes(lengths, log.output_tokens, log.cut, predictor.card.bucket_edges)
+
+
+def _need_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise IrouterError(f"{folder} exists, expected an empty folder or none")
+    if not folder.parent.is_dir():
+        raise IrouterError(f"no folder {folder.parent} for {folder.name}")
 
 
 def _train_backend(

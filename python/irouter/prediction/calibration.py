@@ -26,9 +26,9 @@ _LEAST_WIDTH: Final = 1e-4
 class Calibration:
     """Which levels of a predictor to take for the quantiles that are asked for.
 
-    With `U` the level at which a predictor's distribution had the true length, the calibrated quantile at level `q` is the
-    predictor's at the `q`-quantile of `U` (quantile recalibration: Kuleshov, Fenner and Ermon, 2018). Lengths that a limit
-    cut are known to lie at a level of at least theirs, which the product-limit estimate takes into account.
+    With `U` the level at which a predictor's distribution had the true length, the calibrated quantile at level `q` is
+    the predictor's at the `q`-quantile of `U` (quantile recalibration: Kuleshov, Fenner and Ermon, 2018). Lengths that
+    a limit cut are known to lie at a level of at least theirs, which the product-limit estimate takes into account.
 
     Attributes:
         levels: A level of the predictor for each of `LENGTH_LEVELS`.

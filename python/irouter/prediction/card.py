@@ -69,7 +69,7 @@ def read_card(folder: Path) -> Card:
     """Reads the card of a folder, and checks the folder against it.
 
     Raises:
-        IrouterError: For a folder that is no predictor's, is of another version, or has a file that is not what was written.
+        IrouterError: For a folder that is no predictor's or of another version, or a file that has changed.
     """
     path = folder / CARD
     if not path.is_file():

@@ -87,7 +87,7 @@ class LengthDistribution:
     def bucket_probabilities(self) -> NDArray[np.float64]:
         """Probability `[request, bucket]` of each bucket."""
         edges = np.broadcast_to(np.asarray(self.edges, dtype=np.float64), (len(self), len(self.edges)))
-        # A length of a whole number of tokens is below an edge when it does not exceed the middle of the step before it.
+        # A whole number of tokens is below an edge when it does not exceed the middle of the step before it.
         above = _core.length_survival(self.quantiles, edges - 0.5)
         ones, zeros = np.ones((len(self), 1)), np.zeros((len(self), 1))
         return -np.diff(np.concatenate([ones, above, zeros], axis=1), axis=1)

@@ -30,10 +30,11 @@ _FARTHEST: Final = 100.0
 class DriftCorrection:
     """Moves and widens predictions to where lengths now are.
 
-    With `m` the median of a prediction and `s` its spread (the standard deviation of the logarithm that its central 80 %
-    has), the score of a length `y` is `log(y / m) / s`, and the corrected quantile at level `q` is `m exp(s Q)`, `Q` the
-    `q`-quantile of the newest scores: normalised conformal residuals (Lei et al., 2018) on a logarithmic scale. A
-    :class:`irouter.prediction.Calibration` keeps the shape of a prediction, but cannot leave the range that training saw.
+    With `m` the median of a prediction and `s` its spread (the standard deviation of the logarithm that its central
+    80 % has), the score of a length `y` is `log(y / m) / s`, and the corrected quantile at level `q` is `m exp(s Q)`,
+    `Q` the `q`-quantile of the newest scores: normalised conformal residuals (Lei et al., 2018) on a logarithmic scale.
+    A :class:`irouter.prediction.Calibration` keeps the shape of a prediction, but cannot leave the range that training
+    saw.
 
     Attributes:
         scores: Quantile of the scores for each of `LENGTH_LEVELS`.

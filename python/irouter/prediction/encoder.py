@@ -9,7 +9,6 @@ import numpy as np
 from irouter._core import IrouterError
 from irouter._extras import require
 from irouter.prediction.bins import Bins
-from irouter.prediction.distribution import LengthDistribution
 from irouter.prediction.encoder_inputs import EncoderInputs
 from irouter.prediction.requests import Requests
 from irouter.prediction.text import form_features
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from irouter.prediction.card import Card
+    from irouter.prediction.distribution import LengthDistribution
 
 PRECISIONS: Final = {"fp32": "model.onnx", "int8": "model-int8.onnx"}
 """File of each precision."""

@@ -13,7 +13,6 @@ from irouter._core import IrouterError
 from irouter._extras import require
 from irouter.prediction.encoder import PRECISIONS, TOKENIZER, EncoderPredictor
 from irouter.prediction.encoder_inputs import EncoderInputs
-from irouter.prediction.requests import Requests
 from irouter.prediction.text import form_features
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from irouter.prediction.encoder_training import TrainedEncoder
     from irouter.prediction.log import RequestLog
+    from irouter.prediction.requests import Requests
 
 LOGIT_TOLERANCE: Final = 2e-3
 """Largest difference of a logit between torch and ONNX in fp32."""

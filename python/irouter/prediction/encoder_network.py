@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class LengthNetwork(nn.Module):
+class LengthNetwork(nn.Module):  # type: ignore[misc]  # torch is not in every environment
     """An encoder, the mean of its last hidden states, the prompt's form beside it, and a logit per bin of lengths.
 
     Args:
@@ -39,12 +39,12 @@ class LengthNetwork(nn.Module):
 
 
 def censored_loss(logits: torch.Tensor, possible: torch.Tensor, *, ranked: float) -> torch.Tensor:
-    """Mean loss of a batch: the negative logarithm of the probability of what was seen, and the ranked probability score.
+    """Mean loss of a batch: the negative log-likelihood of what was seen, and the ranked probability score.
 
     Args:
         logits: Logits `[request, bin]`.
-        possible: How much of each bin a length may lie in: one bin of a whole length, all that is left of a cut one. The
-            likelihood of a cut length is the probability of surviving it, as for censored data anywhere.
+        possible: How much of each bin a length may lie in: one bin of a whole length, all that is left of a cut one.
+            The likelihood of a cut length is the probability of surviving it, as for censored data anywhere.
         ranked: Weight of the ranked probability score (Epstein, 1969), which knows that bins have an order. It counts
             only at edges where it is known on which side the length lies.
     """

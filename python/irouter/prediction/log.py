@@ -80,9 +80,9 @@ class RequestLog:
 def read_log(path: str | Path) -> RequestLog:
     """Reads a request log: JSONL, Parquet or CSV.
 
-    Columns are `prompt`, `output_tokens` and, where there are any, `task`, `app`, `finish` (`stop`, or `length` for what
-    `max_tokens` cut), `group` (rows that are not to be parted, else those of equal prompts) and `split` (`train`, `val`
-    or `test`, else drawn by group).
+    Columns are `prompt`, `output_tokens` and, where there are any, `task`, `app`, `finish` (`stop`, or `length` for
+    what `max_tokens` cut), `group` (rows that are not to be parted, else those of equal prompts) and `split` (`train`,
+    `val` or `test`, else drawn by group).
 
     Raises:
         IrouterError: Naming the file, the row (counted from 1 below the header) and the column.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -32,13 +33,13 @@ class Metrics:
     Attributes:
         rows: Requests.
         cut: How many of them a limit cut.
-        kendall_tau: Kendall's tau-b of expected and true length; `None` when all of either are equal. A pair whose order
-            the cut hides counts as tied.
+        kendall_tau: Kendall's tau-b of expected and true length; `None` when all of either are equal. A pair whose
+            order the cut hides counts as tied.
         mae_tokens: Mean absolute error of the median in tokens; of a cut length, what the median falls short of it.
         pinball_loss: Mean pinball loss in tokens over `LENGTH_LEVELS`; of a cut length, its part below the length.
         coverage_80: Share of lengths within the central 80 %, by the product-limit estimate where lengths were cut.
-        accuracy_5: Share of requests whose likeliest of five equally frequent buckets was right. Cut lengths count where
-            their bucket is known, which is in the last.
+        accuracy_5: Share of requests whose likeliest of five equally frequent buckets was right. Cut lengths count
+            where their bucket is known, which is in the last.
         accuracy_paper: The same on the paper's buckets.
         recall_heavy: Share of the lengths of 256 tokens or more that were put into such a bucket; `None` without any.
     """
@@ -120,10 +121,16 @@ class Outcomes:
         np.add.at(counts, (actual[known], predicted[known]), 1)
         return counts
 
+    def share_below(self, level: int) -> float:
+        """Share of lengths below the quantile of this index in `LENGTH_LEVELS`, by the product-limit estimate."""
+        levels = self.lengths.levels_of(self.tokens.astype(np.float64))
+        return _share_up_to(levels, self.cut, LENGTH_LEVELS[level])
+
     def _pinball(self, true: NDArray[np.float64]) -> NDArray[np.float64]:
         levels = np.asarray(LENGTH_LEVELS)
         error = true[:, None] - self.lengths.quantiles
-        return _shortfall(error, self.cut[:, None], levels, 1.0 - levels).mean(axis=1)
+        losses: NDArray[np.float64] = _shortfall(error, self.cut[:, None], levels, 1.0 - levels).mean(axis=1)
+        return losses
 
     def _coverage(self, true: NDArray[np.float64]) -> float:
         levels = self.lengths.levels_of(true)
@@ -162,8 +169,9 @@ def kendall_tau(
 def _shortfall(
     error: NDArray[np.float64], cut: NDArray[np.bool_], under: Any, over: Any
 ) -> NDArray[np.float64]:
-    """Cost of `true - predicted`: `under` per token below the truth, `over` above it, which a cut length does not tell."""
-    return np.where(error >= 0, under * error, np.where(cut, 0.0, -over * error))
+    """Cost of `true - predicted`: `under` per token below the truth, `over` above it, which a cut hides."""
+    cost: NDArray[np.float64] = np.where(error >= 0, under * error, np.where(cut, 0.0, -over * error))
+    return cost
 
 
 def _share_up_to(levels: NDArray[np.float64], cut: NDArray[np.bool_], limit: float) -> float:
@@ -191,7 +199,7 @@ def group_bootstrap(
     _, numbers = np.unique(groups, return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     starts = np.searchsorted(numbers[order], np.arange(numbers.max() + 2))
-    members = [order[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    members = [order[start:end] for start, end in itertools.pairwise(starts)]
     generator = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
     for _ in range(draws):

@@ -49,7 +49,7 @@ class Quality:
 
 
 class Monitor:
-    """Follows the outcomes of one predictor, and corrects its quantiles when they drift. Safe to call from several threads.
+    """Follows the outcomes of one predictor, and corrects its quantiles when they drift. Safe to call from threads.
 
     Args:
         corrects: Whether quantiles are corrected when their coverage drifts.

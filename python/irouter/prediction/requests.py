@@ -95,7 +95,8 @@ def _names(field: str, names: Sequence[str | None] | None, rows: int) -> tuple[s
     if isinstance(names, str) or len(names) != rows:
         found = f"the text {names!r}" if isinstance(names, str) else f"{len(names)} values"
         raise IrouterError(f"`{field}` is {found}, expected a list with one per prompt ({rows})")
-    for name in names:
+    given: Sequence[object] = names
+    for name in given:
         if name is not None and (not isinstance(name, str) or not name):
             raise IrouterError(f"`{field}` has {name!r}, expected names or None")
     return tuple(names)

@@ -43,8 +43,8 @@ class PredictorService:
 
     One thread of its own runs the model on what waits, the newest first: under overload those are answered that still
     can be in time. Predictions that come late fill the cache. How requests turn out, by :meth:`observe`, teaches the
-    fallback, and corrects the model's quantiles when they drift. To be called from threads (:meth:`answer`, :meth:`predict`) and
-    from asyncio (:meth:`answer_async`), also at once.
+    fallback, and corrects the model's quantiles when they drift. To be called from threads
+    (:meth:`answer`, :meth:`predict`) and from asyncio (:meth:`answer_async`), also at once.
 
     Args:
         predictor: The model, such as :func:`irouter.prediction.load` returns.
@@ -88,9 +88,7 @@ class PredictorService:
         """
         return self._gather(Requests.check([prompt], [task], [app]))[0]
 
-    async def answer_async(
-        self, prompt: str, *, task: str | None = None, app: str | None = None
-    ) -> Answer:
+    async def answer_async(self, prompt: str, *, task: str | None = None, app: str | None = None) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
         request = Requests.check([prompt], [task], [app])
         found = self._submit(request)
@@ -174,7 +172,7 @@ class PredictorService:
             concurrent.futures.wait(jobs, timeout=max(0.0, ends - time.monotonic()))
         return [self._finish(row, job) for row, job in zip(rows, found, strict=True)]
 
-    def _submit(self, request: Requests) -> _Job | NDArray:
+    def _submit(self, request: Requests) -> _Job | _Quantiles:
         """What the cache has, or the job that will tell."""
         key = _key(request)
         shed: _Job | None = None

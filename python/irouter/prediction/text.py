@@ -16,7 +16,7 @@ FORM_FEATURES: Final = ("log_characters", "log_words", "log_lines", "digit_share
 
 
 def form_features(prompts: Sequence[str]) -> NDArray[np.float32]:
-    """Figures of each prompt, `[prompt, feature]`: logarithms of its size, and what tells a question from a document."""
+    """Figures of each prompt, `[prompt, feature]`: logarithms of its size, digits and question marks."""
     rows = np.empty((len(prompts), len(FORM_FEATURES)), dtype=np.float32)
     for row, prompt in enumerate(prompts):
         digits = sum(character.isdigit() for character in prompt[:_READ])

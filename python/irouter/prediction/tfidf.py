@@ -118,7 +118,7 @@ class TfidfPredictor:
         """Writes terms and weights, and returns what :meth:`load` wants of the card."""
         text = json.dumps(self._terms, ensure_ascii=False)
         (folder / _VOCABULARY).write_text(text + "\n", encoding="utf-8")
-        np.savez_compressed(folder / _WEIGHTS, **self._weights)
+        np.savez_compressed(folder / _WEIGHTS, allow_pickle=False, **self._weights)
         return {"bins": self._bins.to_data()}
 
     @classmethod
