@@ -91,7 +91,8 @@ class HistoryPredictor:
             columns = json.loads(path.read_text(encoding="utf-8"))
             rows = {len(columns[field]) for field in _FIELDS}
         except (ValueError, KeyError, TypeError) as error:
-            raise IrouterError(f"{path}: {error!r}, expected the columns {', '.join(_FIELDS)}") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise IrouterError(f"{path}: {reason}; expected the columns {', '.join(_FIELDS)}") from error
         if len(rows) != 1:
             raise IrouterError(f"{path}: columns of {sorted(rows)} rows, expected as many in each")
         predictor = cls()

@@ -123,8 +123,8 @@ def _labelled(out_file: Path, rows: list[dict[str, Any]]) -> set[int]:
                 same = row["prompt"] == rows[number]["prompt"]
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise IrouterError(
-                    f"{out_file.name}: line {len(done) + 1}: {error!r}, expected rows of an earlier labelling of the "
-                    "same prompts"
+                    f"{out_file.name}: line {len(done) + 1}: {type(error).__name__}: {error}; "
+                    "expected rows of an earlier labelling of the same prompts"
                 ) from error
             if not same:
                 raise IrouterError(

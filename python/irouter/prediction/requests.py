@@ -74,7 +74,7 @@ def readable(prompt: object, where: str) -> str:
         IrouterError: For what is no text, is empty, is beyond all measure or cannot be written as UTF-8.
     """
     if not isinstance(prompt, str):
-        raise IrouterError(f"{where} is {type(prompt).__name__} {str(prompt)[:40]!r}, expected a text")
+        raise IrouterError(f"{where} is {repr(prompt)[:40]}, expected a text")
     if not prompt or prompt.isspace():
         raise IrouterError(f"{where} is empty, expected a text")
     try:

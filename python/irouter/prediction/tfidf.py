@@ -134,7 +134,8 @@ class TfidfPredictor:
                 weights = {name: archive[name] for name in archive.files}
             shapes = len(terms), len(weights["idf"]), len(weights["term_weights"])
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise IrouterError(f"{folder}: not the files of a `tfidf` predictor: {error!r}") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise IrouterError(f"{folder}: not the files of a `tfidf` predictor: {reason}") from error
         if len(set(shapes)) != 1:
             raise IrouterError(
                 f"{folder}: terms, idf and weights have {shapes} rows, expected as many of each"
