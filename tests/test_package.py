@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_importing_irouter_imports_nothing_of_the_extras() -> None:
-    heavy = "{'cma', 'jsonschema', 'onnxruntime', 'plotly', 'polars', 'ray', 'rich', 'scipy', 'sklearn', 'tokenizers', 'torch', 'typer'}"
+    heavy = (
+        "{'cma', 'jsonschema', 'onnxruntime', 'plotly', 'polars', 'ray', 'rich', 'scipy', 'sklearn', 'tokenizers', "
+        "'torch', 'transformers', 'typer'}"
+    )
     program = f"import irouter, irouter.prediction, sys; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)  # noqa: S603
     assert done.stdout == "[]\n"

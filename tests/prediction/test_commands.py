@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -208,7 +209,7 @@ def test_a_trained_predictor_serves_a_trace_of_texts(
     folders: dict[str, Path], log: prediction.RequestLog, trace_file: Path
 ) -> None:
     name = f"model:{folders['tfidf']}"
-    settings = {"policies": ["central_shortest"], "seeds": 2, "rate": 20.0, "requests": 80}
+    settings: dict[str, Any] = {"policies": ["central_shortest"], "seeds": 2, "rate": 20.0, "requests": 80}
     found = irouter.compare(trace=trace_file, predictor=name, **settings).report()
     quality = found["predictor_quality"]
     assert quality["name"] == name
