@@ -92,7 +92,8 @@ def test_train_then_eval_writes_figures_a_page_and_a_matrix(
         "writing",
     ):
         assert part in html
-    assert 'src="' not in html
+    assert "<script src" not in html
+    assert "<link" not in html
     capsys.readouterr()
     assert run(*arguments, "--json", "-") == 0
     assert json.loads(capsys.readouterr().out) == found
