@@ -44,6 +44,13 @@ class Timing:
         return dataclasses.asdict(self)
 
 
+def requests_of(tokens: int, rows: int, *, seed: int) -> Requests:
+    """Requests whose prompts are so many common words, which are a token each."""
+    generator = np.random.default_rng(seed)
+    prompts = tuple(" ".join(generator.choice(_WORDS, size=tokens)) for _ in range(rows))
+    return Requests(prompts, (None,) * rows, (None,) * rows)
+
+
 def measure(
     predictor: _Predictor,
     tokens: Sequence[int],
@@ -61,14 +68,12 @@ def measure(
         repeats: Calls of each kind, after one that is not counted.
         progress: Called as `progress(done, total)` in kinds.
     """
-    generator = np.random.default_rng(0)
     timings = []
     for size in tokens:
         for batch in batches:
             durations = []
-            for _ in range(repeats + 1):
-                prompts = tuple(" ".join(generator.choice(_WORDS, size=size)) for _ in range(batch))
-                requests = Requests(prompts, (None,) * batch, (None,) * batch)
+            for turn in range(repeats + 1):
+                requests = requests_of(size, batch, seed=turn)
                 start = time.perf_counter()
                 predictor.predict_requests(requests)
                 durations.append(1000 * (time.perf_counter() - start))

@@ -34,8 +34,8 @@ class HistoryPredictor:
         >>> predictor = HistoryPredictor()
         >>> for _ in range(100):
         ...     predictor.observe("Translate this.", 20, app="translator")
-        >>> float(predictor.predict(["Translate that."], apps=["translator"]).median[0])
-        20.0
+        >>> round(predictor.predict(["Translate that."], apps=["translator"]).median[0])
+        20
     """
 
     def __init__(self) -> None:
