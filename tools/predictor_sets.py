@@ -55,6 +55,8 @@ def sharegpt() -> pl.DataFrame:
     encoded = tokenizer.encode_batch([answer for _, _, answer in turns], add_special_tokens=False)
     rows = []
     for (name, prompt, _), answer in zip(turns, encoded, strict=True):
+        if not answer.ids:
+            continue
         share = hashlib.sha256(name.encode()).digest()[0] / 256
         rows.append(
             {
