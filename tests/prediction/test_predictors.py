@@ -114,9 +114,28 @@ def test_lists_of_another_length_are_refused() -> None:
         predictor.predict(["a"], tasks=[""])
 
 
-def test_no_prompts_are_no_predictions(folders: dict[str, Path]) -> None:
-    assert len(prediction.HistoryPredictor().predict([])) == 0
-    assert prediction.load(folders["history"]).predict([]).expected.shape == (0,)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_prompts_are_no_predictions(folders: dict[str, Path], backend: str) -> None:
+    told = prediction.load(folders[backend]).predict([])
+    assert told.expected.shape == (0,)
+    assert told.bucket_probabilities.shape == (0, 5)
+    with prediction.PredictorService(prediction.load(folders[backend])) as service:
+        assert len(service.predict([])) == 0
+
+
+def test_a_log_that_teaches_nothing_is_refused(tmp_path: Path) -> None:
+    def log(prompts: list[str], lengths: list[int]) -> prediction.RequestLog:
+        path = tmp_path / "log.jsonl"
+        split = ["train", "val", "test"] * (len(prompts) // 3)
+        pl.DataFrame({"prompt": prompts, "output_tokens": lengths, "split": split}).write_ndjson(path)
+        return prediction.read_log(path)
+
+    alike = log([f"the same words {number}" for number in range(30)], [7] * 30)
+    with pytest.raises(IrouterError, match="all lengths lie in one bin"):
+        prediction.train(alike, tmp_path / "one", backend="tfidf")
+    strange = log([f"word{number}" for number in range(30)], list(range(1, 31)))
+    with pytest.raises(IrouterError, match="no word is in 2 prompts"):
+        prediction.train(strange, tmp_path / "two", backend="tfidf")
 
 
 def test_folders_that_are_not_what_was_written_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ class TrainedPredictor:
 
     def predict_requests(self, requests: Requests) -> LengthDistribution:
         """The same for requests that are checked. The buckets are the card's five."""
-        lengths = self._calibration.apply(self.backend.predict_requests(requests))
+        # Libraries do not all take a batch of nothing.
+        lengths = LengthDistribution.concatenate([])
+        if len(requests):
+            lengths = self._calibration.apply(self.backend.predict_requests(requests))
         return dataclasses.replace(lengths, edges=self.card.bucket_edges)
 
 

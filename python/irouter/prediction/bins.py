@@ -93,5 +93,7 @@ class Bins:
         share /= share.sum(axis=1, keepdims=True)
         below = np.cumsum(np.repeat(share / _CELLS, _CELLS, axis=1), axis=1)
         levels = np.concatenate([np.zeros((len(share), 1)), below], axis=1)
-        quantiles = np.stack([np.interp(LENGTH_LEVELS, row, self.grid) for row in levels])
+        quantiles = np.empty((len(levels), len(LENGTH_LEVELS)))
+        for row, found in enumerate(levels):
+            quantiles[row] = np.interp(LENGTH_LEVELS, found, self.grid)
         return LengthDistribution(quantiles)

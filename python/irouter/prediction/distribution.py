@@ -59,9 +59,10 @@ class LengthDistribution:
 
     @staticmethod
     def concatenate(parts: Sequence[LengthDistribution]) -> LengthDistribution:
-        """All requests of several, which have the same buckets."""
-        quantiles = np.concatenate([part.quantiles for part in parts])
-        return LengthDistribution(quantiles, edges=parts[0].edges)
+        """All requests of several, which have the same buckets; those of none are none."""
+        none = np.empty((0, len(LENGTH_LEVELS)))
+        quantiles = np.concatenate([none, *(part.quantiles for part in parts)])
+        return LengthDistribution(quantiles, edges=parts[0].edges if parts else PAPER_EDGES)
 
     @property
     def expected(self) -> NDArray[np.float64]:

@@ -41,6 +41,9 @@ class RequestsPredictor(Protocol):
 class PredictorService:
     """Answers every call within a budget: from the cache, from the model in batches, or from a fallback.
 
+    An `encoder` computes without the interpreter's lock. Calls of a model in Python, such as `tfidf`, take turns with
+    other threads.
+
     One thread of its own runs the model on what waits, the newest first: under overload those are answered that still
     can be in time. Predictions that come late fill the cache. How requests turn out, by :meth:`observe`, teaches the
     fallback, and corrects the model's quantiles when they drift. To be called from threads
@@ -93,10 +96,9 @@ class PredictorService:
         request = Requests.check([prompt], [task], [app])
         found = self._submit(request)
         if isinstance(found, _Job):
-            waited = asyncio.wrap_future(found.future)
             with contextlib.suppress(TimeoutError):
-                # The future belongs to all who wait for the same prompt: nobody may cancel it.
-                await asyncio.wait_for(asyncio.shield(waited), self.options.budget_ms / 1000)
+                # What ends is this caller's waiting alone: a job cannot be cancelled.
+                await asyncio.wait_for(asyncio.wrap_future(found.future), self.options.budget_ms / 1000)
         return self._finish(request, found)
 
     def predict(
@@ -256,7 +258,7 @@ class _Job:
     def __init__(self, request: Requests) -> None:
         self.request = request
         self.future: concurrent.futures.Future[_Quantiles | str] = concurrent.futures.Future()
-        # From here on nobody can cancel it, such as an event loop that ends.
+        # From here on nobody can cancel it: it belongs to all who wait for the same prompt.
         self.future.set_running_or_notify_cancel()
 
     def end(self, result: _Quantiles | str) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _BINS: Final = 5
 _TERMS: Final = 30_000
+# Prompts that a term must be in.
+_FEWEST_PROMPTS: Final = 2
 # Inverse strength of the penalty: the best of 1 and 4 on the validation rows of three sets.
 _INVERSE_PENALTY: Final = 4.0
 _MOST_ITERATIONS: Final = 200
@@ -79,15 +81,21 @@ class TfidfPredictor:
         maximisation, which begin with the log's shares.
 
         Raises:
-            IrouterError: For a log whose lengths are all alike, or without the extra `[predict]`.
+            IrouterError: For a log whose lengths are all alike, or whose prompts share no word, or without the extra
+                `[predict]`.
         """
         linear = require("sklearn.linear_model", extra="predict", purpose="the predictor `tfidf`")
         sparse = require("scipy.sparse", extra="predict", purpose="the predictor `tfidf`")
         bins = Bins.fit(log.output_tokens, log.cut, count=_BINS)
         if len(np.unique(bins.index(log.output_tokens))) < 2:  # noqa: PLR2004 - nothing to tell apart
             raise IrouterError(f"{log.name}: all lengths lie in one bin, expected lengths that differ")
-        vectorizer = _vectorizer(max_features=_TERMS, min_df=2 if len(log) > 1 else 1)
-        terms = vectorizer.fit_transform(_texts(log.requests))
+        vectorizer = _vectorizer(max_features=_TERMS, min_df=_FEWEST_PROMPTS)
+        try:
+            terms = vectorizer.fit_transform(_texts(log.requests))
+        except ValueError as error:
+            raise IrouterError(
+                f"{log.name}: no word is in {_FEWEST_PROMPTS} prompts to train on, expected words in common"
+            ) from error
         form = form_features(log.requests.prompts)
         mean, scale = form.mean(axis=0), np.maximum(form.std(axis=0), 1e-3)
         features = sparse.hstack(
