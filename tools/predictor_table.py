@@ -88,7 +88,9 @@ def rows_of(
                     continue
                 prediction.train(known, folder, backend=backend, encoder=options)
             trained = prediction.load(folder)
-            yield f"`{backend}`{suffix}", prediction.outcomes(trained, known.part("test"))
+            training = trained.card.options.get("training")
+            how = f", {training['epochs']} epochs of {training['max_tokens']} tokens" if training else ""
+            yield f"`{backend}`{suffix}{how}", prediction.outcomes(trained, known.part("test"))
 
 
 def table(found: Sequence[tuple[str, Outcomes]], groups: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from irouter import _core
 from irouter._core import IrouterError
-from irouter.prediction import LENGTH_LEVELS, Calibration, LengthDistribution, Outcomes
+from irouter.prediction import LENGTH_LEVELS, Calibration, LengthDistribution, Outcomes, group_bootstrap
 from irouter.prediction.bins import Bins
 from irouter.prediction.drift import DriftCorrection, scores
 from irouter.prediction.metrics import kendall_tau, quantile_edges
@@ -133,6 +133,23 @@ def test_figures_of_calibrated_predictions_are_theirs() -> None:
     cut = Outcomes(lengths, np.minimum(tokens, limit), tokens > limit, outcomes.edges)
     assert cut.metrics().coverage_80 == pytest.approx(0.8, abs=0.03)
     assert (cut.metrics().rows, cut.metrics().cut) == (4000, int((tokens > limit).sum()))
+
+
+def test_intervals_are_over_groups_and_hold_the_figure() -> None:
+    generator = np.random.default_rng(4)
+    medians = np.repeat(np.exp(generator.normal(5.0, 1.0, size=60)), 20)
+    tokens = np.maximum(1, np.round(medians * np.exp(generator.standard_normal(1200)))).astype(np.int64)
+    outcomes = Outcomes(log_normal(medians, 1.0), tokens, np.zeros(1200, dtype=bool), (50, 100, 200, 400))
+    groups = np.repeat(np.arange(60).astype(str), 20)
+    together = group_bootstrap(outcomes, groups, draws=100)
+    alone = group_bootstrap(outcomes, np.arange(1200).astype(str), draws=100)
+    assert together == group_bootstrap(outcomes, groups, draws=100)
+    figures = outcomes.metrics().to_data()
+    for low_high, name in ((together["mae_tokens"], "mae_tokens"), (together["kendall_tau"], "kendall_tau")):
+        assert low_high[0] < figures[name] < low_high[1]
+    # Requests of a group have about the same length: fewer groups than requests say less.
+    widths = [ends["mae_tokens"][1] - ends["mae_tokens"][0] for ends in (together, alone)]
+    assert widths[0] > 1.3 * widths[1]
 
 
 def test_a_point_that_is_right_is_covered() -> None:

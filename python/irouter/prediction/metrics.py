@@ -195,7 +195,7 @@ def quantile_edges(tokens: NDArray[np.int64], cut: NDArray[np.bool_]) -> tuple[i
 def group_bootstrap(
     outcomes: Outcomes, groups: NDArray[np.str_], *, draws: int = 500, seed: int = 95
 ) -> dict[str, tuple[float, float]]:
-    """Central 95 % of each figure over draws of groups with replacement."""
+    """Central 95 % of each figure over draws of groups with replacement; NaN for one that no draw has."""
     _, numbers = np.unique(groups, return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     starts = np.searchsorted(numbers[order], np.arange(numbers.max() + 2))
@@ -207,5 +207,9 @@ def group_bootstrap(
         drawn = outcomes.rows(np.concatenate([members[pick] for pick in picks])).metrics().to_data()
         for name, value in drawn.items():
             found.setdefault(name, []).append(np.nan if value is None else float(value))
-    ends = {name: np.nanquantile(values, (0.025, 0.975)) for name, values in found.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    ends = {}
+    for name, values in found.items():
+        known = [value for value in values if not np.isnan(value)] or [np.nan]
+        low, high = np.quantile(known, (0.025, 0.975))
+        ends[name] = (float(low), float(high))
+    return ends
