@@ -16,6 +16,8 @@ from irouter.prediction.distribution import LENGTH_LEVELS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from irouter.prediction.card import Card
     from irouter.prediction.log import RequestLog
     from irouter.prediction.metrics import Metrics, Outcomes
@@ -188,7 +190,7 @@ def _by_task(log: RequestLog, outcomes: Outcomes) -> str:
     return table(headings, rows)
 
 
-def _tasks(log: RequestLog) -> dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def _tasks(log: RequestLog) -> dict[str, NDArray[np.int64]]:
     """All requests, then those of each task, the most frequent first."""
     names = np.array(["no task" if task is None else task for task in log.requests.tasks])
     found, counts = np.unique(names, return_counts=True)
