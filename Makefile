@@ -120,7 +120,7 @@ peers: $(PEERS:%=.venv-%/.installed) ## Install the routers whose decisions ours
 
 .PHONY: test-train
 test-train: $(VENV)/.demo build-release .venv-train/.installed ## Tests of what is trained with torch, in an environment of their own
-	PYTHONPATH=python .venv-train/bin/python -m pytest -q tests/training
+	PYTHONPATH=python .venv-train/bin/python -m pytest -q tests/training tests/prediction/test_encoder.py
 
 .PHONY: test-real
 test-real: $(VENV)/.dev build-release peers ## Long tests against the real packages of other routers

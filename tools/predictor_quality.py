@@ -41,6 +41,8 @@ What a router is told of an output length is a distribution, and a predictor say
 | `noisy:TAU` | what follows from a noisy view of the length that has a rank correlation of TAU with it |
 | `lognormal:SIGMA` | the true length times a log-normal error, with the error's own spread around it |
 | `buckets:ACCURACY` | one of the paper's buckets (from 0, 256 and 2,048), the right one so often, else a neighbour |
+| `confusion:FILE` | a bucket, by the confusion matrix that a trained predictor was measured to have |
+| `model:FOLDER` | what a predictor trained on a log says of a trace's prompts ([how to](learned-predictors.md)) |
 | `oracle` | the true length; never a default |
 
 `noisy:0.45` is the default: 0.45 is what a fine-tuned encoder reaches on real chats.

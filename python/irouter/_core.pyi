@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 _PolicyFunction: TypeAlias = Callable[[dict[str, Any], list[dict[str, Any]]], int]
 
+LENGTH_LEVELS: Final[list[float]]
+"""Levels of the quantiles that say what is known of an output length."""
 BUILD_PROFILE: Final[str]
 """Whether this is an optimised build: `release` or `debug`."""
 VERSION: Final[str]
@@ -34,6 +36,7 @@ class Workload:
         block_offsets: NDArray[np.int64] | None = None,
         block_hashes: NDArray[np.int64] | None = None,
         hash_block_tokens: int | None = None,
+        predicted_quantiles: NDArray[np.float64] | None = None,
     ) -> Workload:
         """Checks the columns and keeps a copy.
 
@@ -49,6 +52,8 @@ class Workload:
             block_offsets: Where the prefix hashes of each request start, and the end of the last.
             block_hashes: Prefix hashes of all requests, one after the other.
             hash_block_tokens: Tokens of the prompt per hash.
+            predicted_quantiles: What a predictor said of the output lengths, `[request, level]` at `LENGTH_LEVELS`, for
+                the predictor `model:PATH`.
 
         Raises:
             IrouterError: Naming the first bad row.
@@ -66,6 +71,40 @@ class Workload:
     @property
     def output_tokens(self) -> NDArray[np.uint32]:
         """Tokens that each request produces."""
+
+@final
+class LengthHistory:
+    """Running quantiles of the output length per application and prompt length, learned from requests that have ended.
+
+    A request is predicted from the newest 512 of its application whose prompts have as many bits as its own; with fewer
+    than 32 of these, from those of its application, then from all; before that, from a wide prior. Memory is bounded.
+    Safe to call from several threads.
+    """
+
+    def __new__(cls) -> LengthHistory:
+        """A history that has seen nothing."""
+
+    def observe(self, application: int, prompt_tokens: int, output_tokens: int, *, cut: bool = False) -> None:
+        """Learns from a request that has ended.
+
+        Args:
+            application: Number of its application.
+            prompt_tokens: Tokens of its prompt.
+            output_tokens: Tokens that it produced, at least 1.
+            cut: Whether a limit ended it, so that its length is at least this.
+
+        Raises:
+            IrouterError: For an output of 0 tokens.
+        """
+
+    def predict(
+        self, applications: NDArray[np.int64], prompt_tokens: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Quantiles `[request, level]` in tokens, at `LENGTH_LEVELS`, of requests that arrive now.
+
+        Raises:
+            IrouterError: For columns of different lengths, or a number that is negative or beyond 32 bits.
+        """
 
 @final
 class Profile:
@@ -391,6 +430,47 @@ class VectorEnvironment:
         Raises:
             IrouterError: For a number that names no action, and before the first reset.
         """
+
+def expected_lengths(quantiles: NDArray[np.float64], max_tokens: int = ...) -> NDArray[np.float64]:
+    """Expected length in tokens of each row of quantiles `[request, level]` at `LENGTH_LEVELS`, cut at `max_tokens`.
+
+    The survival function is linear between the quantiles and has a constant hazard beyond the last.
+
+    Raises:
+        IrouterError: For quantiles that are not finite, negative or descending.
+    """
+
+def length_survival(quantiles: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probability that the length of each row of quantiles exceeds each of its `tokens[request, column]`.
+
+    Raises:
+        IrouterError: As :func:`expected_lengths`, and for another number of rows.
+    """
+
+def length_quantiles(quantiles: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quantiles of each row of quantiles `[request, level]` at other levels, as `[request, new level]`.
+
+    Raises:
+        IrouterError: As :func:`expected_lengths`, and for levels outside of 0 to 1.
+    """
+
+def censored_quantiles(
+    tokens: NDArray[np.int64], cut: NDArray[np.bool_], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Quantiles of a sample of lengths, the marked ones known to be at least so long (Kaplan and Meier, 1958).
+
+    Beyond the last length that was seen to end, the hazard is that of the whole sample.
+
+    Raises:
+        IrouterError: For an empty sample, columns of different lengths, or levels outside of 0 to 1.
+    """
+
+def kendall_tau_b(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Kendall's tau-b of two columns; None when all of either are equal.
+
+    Raises:
+        IrouterError: For columns of different lengths.
+    """
 
 def run_experiment(
     experiment_json: str,

@@ -46,7 +46,7 @@ impl Conversations {
         Ok(Self {
             instances,
             unloaded: (0..workload.len()).map(alone).collect(),
-            predictions: Predictor::fit("noisy:0.45".parse()?, population)?.predict(&workload, 0)?,
+            predictions: Predictor::fit("noisy:0.45".parse()?, population, None)?.predict(&workload, 0)?,
             workload: Arc::new(workload),
             engine,
         })

@@ -3,7 +3,7 @@
 import typer
 
 from irouter import __version__
-from irouter.cli import bench, calibrate, capacity, compare, listing, reproduce, simulate, tune
+from irouter.cli import bench, calibrate, capacity, compare, listing, predictor, reproduce, simulate, tune
 from irouter.cli.console import out
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command()(listing.scenarios)
 app.command()(listing.policies)
 app.add_typer(bench.app, name="bench")
+app.add_typer(predictor.app, name="predictor")
 app.add_typer(reproduce.reproduce, name="reproduce")
 app.add_typer(listing.profiles, name="profiles")
 

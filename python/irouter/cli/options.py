@@ -104,7 +104,8 @@ RouterProfile = Annotated[
 Predictor = Annotated[
     str | None,
     typer.Option(
-        help="Where predicted lengths come from: noisy:TAU, none, history, lognormal:SIGMA, buckets:ACCURACY, oracle.",
+        help="Where predicted lengths come from: noisy:TAU, none, history, lognormal:SIGMA, "
+        "buckets:ACCURACY, confusion:FILE, model:FOLDER, oracle.",
         rich_help_panel=_ROUTING,
         show_default=False,
     ),

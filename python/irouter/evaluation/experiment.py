@@ -22,6 +22,9 @@ ANY_TRACE: Final = "trace"
 # What the simulator is told in another way, or not at all.
 _NOT_PASSED_ON: Final = ("policies", "reference", "sweep")
 _ROUTER_PROFILES: Final = ("exact", "fitted")
+# Predictors that are read from files, by the beginning of their names.
+_CONFUSION: Final = "confusion:"
+_MODEL: Final = "model:"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Experiment:
         content["profile"]["scheduler"] |= content.pop("scheduler", {})
         if content["router_profile"] not in _ROUTER_PROFILES:
             content["router_profile"] = profiles.load(content["router_profile"])
+        if content["predictor"].startswith(_CONFUSION):
+            content["confusion"] = read_confusion(Path(content["predictor"].removeprefix(_CONFUSION)))
         return json.dumps(content, sort_keys=True, allow_nan=False)
 
 
@@ -105,5 +110,35 @@ def resolve(
         )
     policies = choose(merged.get("policies"), merged["reference"])
     read = read_trace(trace) if isinstance(trace, str | Path) else trace
+    if merged["predictor"].startswith(_MODEL):
+        if read is None:
+            raise IrouterError(
+                f"predictor {merged['predictor']}: the scenario `{loaded.name}` has no texts, expected a trace that has"
+            )
+        read = read.with_predictions(merged["predictor"].removeprefix(_MODEL))
     name = read.name if scenario is None and read is not None else loaded.name
     return Experiment(name=name, settings=merged, policies=tuple(policies), trace=read, notes=loaded.notes)
+
+
+def read_confusion(path: Path) -> dict[str, Any]:
+    """A measured confusion matrix: `edges` and `counts`.
+
+    Args:
+        path: Folder of a predictor, or a JSON file that has the matrix at its top or as `confusion`, such as
+            `irouter predictor eval --json` writes.
+
+    Raises:
+        IrouterError: For a file without a matrix.
+    """
+    file = path / "card.json" if path.is_dir() else path
+    if not file.is_file():
+        raise IrouterError(f"predictor {_CONFUSION}{path}: no file {file}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        matrix = content.get("confusion", content)
+        return {"edges": list(matrix["edges"]), "counts": [list(row) for row in matrix["counts"]]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IrouterError(
+            f"{file}: {type(error).__name__}: {error}; "
+            "expected `edges` and `counts` of a confusion matrix, or both in `confusion`"
+        ) from error

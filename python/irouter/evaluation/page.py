@@ -26,7 +26,17 @@ _CONFIG = {
 }
 
 
-def document(title: str, *, facts: Iterable[str], headline: str, sections: Iterable[str]) -> str:
+_FOOT = "Every latency starts when the request arrives at the router. TTFT ends at the first token, E2E at the last."
+
+
+def document(
+    title: str,
+    *,
+    facts: Iterable[str],
+    headline: str,
+    sections: Iterable[str],
+    footnote: str = _FOOT,
+) -> str:
     """The whole page as HTML; the same parts give the same bytes.
 
     Args:
@@ -34,6 +44,7 @@ def document(title: str, *, facts: Iterable[str], headline: str, sections: Itera
         facts: What a reader must know first, each in a few words, as text.
         headline: The result in a sentence, as HTML.
         sections: Sections, as HTML.
+        footnote: What the page ends with, as text.
     """
     template = Template((resources.files(__package__) / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -43,6 +54,7 @@ def document(title: str, *, facts: Iterable[str], headline: str, sections: Itera
         headline=headline,
         sections="\n".join(sections),
         version=escape(_core.VERSION),
+        footnote=escape(footnote),
     )
 
 

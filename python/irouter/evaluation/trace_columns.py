@@ -76,6 +76,14 @@ def codes(column: pl.Series, where: str) -> tuple[NDArray[np.int64], tuple[str, 
     return joined["code"].to_numpy(), tuple(names.to_list())
 
 
+def texts(column: pl.Series, where: str) -> tuple[str, ...]:
+    """A column of texts, none of them empty."""
+    values = column.to_list()
+    bad = [not isinstance(value, str) or not value or value.isspace() for value in values]
+    refuse(where, column, np.array(bad), "a text that is not empty")
+    return tuple(values)
+
+
 def hashes(column: pl.Series, where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A column of lists as offsets (one more than rows) and values, one after the other."""
     pl = require("polars", extra="cli", purpose="reading a trace")

@@ -51,6 +51,7 @@ FORMATS: Final = (
             "session": "session",
             "priority": "priority",
             "hash_ids": "hash_ids",
+            "prompt": "prompt",
         },
     ),
     # ServeGen: the client is the only class that is known of a request.

@@ -41,6 +41,8 @@ class Trace:
         priority: Priority of each request; higher goes first.
         block_offsets: Where the prefix hashes of each request start, and the end of the last.
         block_hashes: Prefix hashes of all requests, each of `HASH_BLOCK_TOKENS` tokens.
+        prompts: Texts of the requests; none where the file has none.
+        predicted_quantiles: What a predictor said of the output lengths on reading the prompts, `[request, level]`.
         dropped_empty: Rows without input or output that were left out.
     """
 
@@ -58,6 +60,8 @@ class Trace:
     priority: NDArray[np.int32] | None = None
     block_offsets: NDArray[np.int64] | None = None
     block_hashes: NDArray[np.int64] | None = None
+    prompts: tuple[str, ...] = ()
+    predicted_quantiles: NDArray[np.float64] | None = None
     dropped_empty: int = 0
 
     def __len__(self) -> int:
@@ -78,11 +82,36 @@ class Trace:
             if isinstance(column := getattr(self, field.name), np.ndarray)
         }
         columns["arrival_s"] = columns["arrival_s"] - columns["arrival_s"][0]
+        columns["prompts"] = self.prompts[first:]
         if self.block_offsets is not None and self.block_hashes is not None:
             start = self.block_offsets[first]
             columns["block_offsets"] = self.block_offsets[first:] - start
             columns["block_hashes"] = self.block_hashes[start:]
         return dataclasses.replace(self, **columns)
+
+    def with_predictions(self, folder: str) -> Trace:
+        """The same, with what a trained predictor says of each request; see `predicted_quantiles`.
+
+        The predictor is told the request's class as its application and as its task.
+
+        Args:
+            folder: Folder of the predictor.
+
+        Raises:
+            IrouterError: For a trace without texts, or a folder that is no predictor's.
+        """
+        from irouter import prediction  # noqa: PLC0415 - for those who replay texts only
+
+        if not self.prompts:
+            raise IrouterError(
+                f"the trace `{self.name}` has no column `prompt`, which `model:{folder}` reads"
+            )
+        names: list[str | None] = [None] * len(self)
+        if self.application is not None:
+            names = [self.application_names[number] for number in self.application]
+        predictor = prediction.load(folder)
+        lengths = predictor.predict(self.prompts, tasks=names, apps=names)
+        return dataclasses.replace(self, predicted_quantiles=lengths.quantiles)
 
     def workload(self) -> Workload:
         """The trace as the simulator takes it."""
@@ -98,6 +127,7 @@ class Trace:
             block_offsets=self.block_offsets,
             block_hashes=self.block_hashes,
             hash_block_tokens=None if self.block_hashes is None else HASH_BLOCK_TOKENS,
+            predicted_quantiles=self.predicted_quantiles,
         )
 
 
@@ -105,7 +135,7 @@ def read_trace(path: str | Path, *, drop_empty: bool = False) -> Trace:
     """Reads a trace.
 
     The format follows from the columns: `arrival_s, input_tokens, output_tokens` (Parquet, CSV, JSONL; optionally
-    `max_tokens, application, tenant, session, priority, hash_ids`), Azure (`TIMESTAMP, ContextTokens,
+    `max_tokens, application, tenant, session, priority, hash_ids, prompt`), Azure (`TIMESTAMP, ContextTokens,
     GeneratedTokens`), Mooncake (`timestamp` in ms, `input_length, output_length, hash_ids`), BurstGPT (`Timestamp,
     Request tokens, Response tokens, Model`) or ServeGen (`client_id` beside the first three).
 
@@ -157,6 +187,8 @@ def _optional_columns(frame: pl.DataFrame, form: TraceFormat, where: str) -> dic
             columns[field], _ = trace_columns.codes(column, where)
         elif field == "hash_ids":
             columns["block_offsets"], columns["block_hashes"] = trace_columns.hashes(column, where)
+        elif field == "prompt":
+            columns["prompts"] = trace_columns.texts(column, where)
         elif field == "priority":
             priority = whole_numbers(column, where, least=-(2**31))
             columns[field] = priority.astype("int32")

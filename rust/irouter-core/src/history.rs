@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::censored::{CensoredSample, ObservedLength};
 use crate::error::{Error, Result};
-use crate::length::{LEVELS, LengthDistribution, sorted_quantile};
+use crate::length::{LEVELS, LengthDistribution};
 
 /// Lengths kept per window: the newest ones.
 const WINDOW: usize = 512;
@@ -51,18 +52,18 @@ impl HistoryModel {
         Self::default()
     }
 
-    /// Learns from a finished request; `output_tokens` is at least 1.
+    /// Learns from a request that has ended, of at least 1 token; see [`CensoredSample`] for those that were cut.
     ///
     /// # Errors
     /// [`Error::Field`] for an output of 0 tokens.
-    pub fn observe(&mut self, application: u32, prompt_tokens: u32, output_tokens: u32) -> Result<()> {
-        if output_tokens == 0 {
+    pub fn observe(&mut self, application: u32, prompt_tokens: u32, output: ObservedLength) -> Result<()> {
+        if output.tokens == 0 {
             return Err(Error::field("output_tokens", 0, "at least 1 token"));
         }
         self.observed += 1;
-        self.by_prompt.push((application, prompt_class(prompt_tokens)), output_tokens, self.observed);
-        self.by_application.push(application, output_tokens, self.observed);
-        self.all.push(output_tokens, self.observed);
+        self.by_prompt.push((application, prompt_class(prompt_tokens)), output, self.observed);
+        self.by_application.push(application, output, self.observed);
+        self.all.push(output, self.observed);
         Ok(())
     }
 
@@ -94,14 +95,14 @@ impl<Key> Default for Windows<Key> {
 }
 
 impl<Key: Copy + Ord> Windows<Key> {
-    fn push(&mut self, key: Key, output_tokens: u32, now: u64) {
+    fn push(&mut self, key: Key, output: ObservedLength, now: u64) {
         if self.0.len() == MOST_WINDOWS && !self.0.contains_key(&key) {
             let stalest = self.0.iter().min_by_key(|(_, window)| window.newest).map(|(&key, _)| key);
             if let Some(stalest) = stalest {
                 self.0.remove(&stalest);
             }
         }
-        self.0.entry(key).or_default().push(output_tokens, now);
+        self.0.entry(key).or_default().push(output, now);
     }
 
     fn fitted(&mut self, key: &Key) -> Option<Arc<LengthDistribution>> {
@@ -112,7 +113,7 @@ impl<Key: Copy + Ord> Windows<Key> {
 /// The newest lengths of one kind of request.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    lengths: Vec<u32>,
+    lengths: Vec<ObservedLength>,
     /// Where the next length goes once the window is full.
     oldest: usize,
     since_fit: usize,
@@ -122,11 +123,11 @@ struct Window {
 }
 
 impl Window {
-    fn push(&mut self, output_tokens: u32, now: u64) {
+    fn push(&mut self, output: ObservedLength, now: u64) {
         if self.lengths.len() < WINDOW {
-            self.lengths.push(output_tokens);
+            self.lengths.push(output);
         } else {
-            self.lengths[self.oldest] = output_tokens;
+            self.lengths[self.oldest] = output;
             self.oldest = (self.oldest + 1) % WINDOW;
         }
         self.since_fit += 1;
@@ -138,10 +139,8 @@ impl Window {
             return None;
         }
         if self.fit.is_none() || self.since_fit * REFIT_DIVISOR >= self.lengths.len() {
-            let mut sorted = self.lengths.clone();
-            sorted.sort_unstable();
-            let quantiles = LEVELS.map(|level| sorted_quantile(&sorted, level));
-            self.fit = Some(Arc::new(LengthDistribution::build(&quantiles)));
+            let sample = CensoredSample::new(self.lengths.clone()).ok()?;
+            self.fit = Some(Arc::new(LengthDistribution::build(&sample.quantiles())));
             self.since_fit = 0;
         }
         self.fit.clone()
@@ -164,7 +163,7 @@ mod tests {
         times: usize,
     ) {
         for _ in 0..times {
-            model.observe(application, prompt_tokens, output_tokens).unwrap();
+            model.observe(application, prompt_tokens, ObservedLength::whole(output_tokens)).unwrap();
         }
     }
 
@@ -219,8 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_length_counts_as_at_least_itself() {
+        let mut model = HistoryModel::new();
+        for tokens in (1..=100).cycle().take(WINDOW) {
+            model.observe(0, 100, ObservedLength::whole(tokens)).unwrap();
+        }
+        let whole = model.predict(0, 100).quantile(0.9);
+        for tokens in (1..=100).cycle().take(WINDOW) {
+            let seen = if tokens % 2 == 0 && tokens > 50 {
+                ObservedLength::cut(50)
+            } else {
+                ObservedLength::whole(tokens)
+            };
+            model.observe(0, 100, seen).unwrap();
+        }
+        let cut = model.predict(0, 100).quantile(0.9);
+        assert!((cut - whole).abs() < 5.0, "{cut} {whole}");
+    }
+
+    #[test]
     fn an_empty_output_is_refused() {
-        let error = HistoryModel::new().observe(0, 1, 0).unwrap_err();
+        let error = HistoryModel::new().observe(0, 1, ObservedLength::whole(0)).unwrap_err();
         assert_eq!(error.to_string(), "`output_tokens` is 0, expected at least 1 token");
     }
 }

@@ -65,6 +65,11 @@ impl LengthDistribution {
         Self::build(&[f64::from(tokens); LEVELS.len()])
     }
 
+    /// The quantiles at [`LEVELS`].
+    pub fn quantiles(&self) -> [f64; LEVELS.len()] {
+        std::array::from_fn(|index| self.tokens[index + 1])
+    }
+
     /// As [`Self::from_quantiles`], of quantiles known to be finite and ascending.
     pub(crate) fn build(quantiles: &[f64; LEVELS.len()]) -> Self {
         const STEP: f64 = 1e-4;

@@ -6,9 +6,10 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`network`], [`request`],
-//! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`censored`], [`history`], [`trees`],
+//! [`network`], [`request`], [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
+pub mod censored;
 pub mod decision;
 pub mod engine;
 pub mod error;
@@ -28,6 +29,7 @@ pub mod state;
 pub mod time;
 pub mod trees;
 
+pub use censored::ObservedLength;
 pub use decision::{Decision, Outcome};
 pub use error::{Error, Result};
 pub use event::{EngineReport, Event};

@@ -5,6 +5,7 @@ mod detach;
 mod environment;
 mod error;
 mod experiment;
+mod length;
 mod network;
 mod policy;
 mod profile;
@@ -25,6 +26,10 @@ mod _core {
     #[pymodule_export]
     use crate::experiment::{policies, run_experiment, simulate};
     #[pymodule_export]
+    use crate::length::{
+        LengthHistory, censored_quantiles, expected_lengths, kendall_tau_b, length_quantiles, length_survival,
+    };
+    #[pymodule_export]
     use crate::network::network_outputs;
     #[pymodule_export]
     use crate::profile::{Profile, capacity};
@@ -36,6 +41,10 @@ mod _core {
     /// Whether this is an optimised build: `release` or `debug`.
     #[pymodule_export]
     const BUILD_PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
+    /// Levels of the quantiles that say what is known of an output length.
+    #[pymodule_export]
+    const LENGTH_LEVELS: [f64; irouter_core::length::LEVELS.len()] = irouter_core::length::LEVELS;
 
     /// The version of the package.
     #[pymodule_export]

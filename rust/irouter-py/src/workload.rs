@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use irouter_sim::prediction::Predictions;
 use irouter_sim::workload::{PrefixColumn, WorkloadColumns, arrivals_from_seconds, counts_from_integers};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 
 use crate::error::to_python;
+use crate::length::quantile_rows;
 
 /// Requests in order of arrival.
 #[pyclass(frozen, module = "irouter._core")]
@@ -31,7 +33,7 @@ impl Workload {
     #[new]
     #[pyo3(signature = (
         arrival_s, input_tokens, output_tokens, *, max_tokens=None, application=None, tenant=None, session=None,
-        priority=None, block_offsets=None, block_hashes=None, hash_block_tokens=None,
+        priority=None, block_offsets=None, block_hashes=None, hash_block_tokens=None, predicted_quantiles=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "one keyword per column")]
     #[expect(clippy::needless_pass_by_value, reason = "borrowed arrays are extracted by value")]
@@ -47,6 +49,7 @@ impl Workload {
         block_offsets: Option<Integers<'_>>,
         block_hashes: Option<Integers<'_>>,
         hash_block_tokens: Option<u32>,
+        predicted_quantiles: Option<PyReadonlyArray2<'_, f64>>,
     ) -> PyResult<Self> {
         let optional =
             |field, column: Option<Integers<'_>>| column.map(|column| counts(field, &column)).transpose();
@@ -66,6 +69,9 @@ impl Workload {
                 return Err(crate::error::IrouterError::new_err(message));
             }
         };
+        let predicted = predicted_quantiles
+            .map(|quantiles| Predictions::from_quantiles(&quantile_rows(&quantiles)?).map_err(to_python))
+            .transpose()?;
         let columns = WorkloadColumns {
             arrival: arrivals_from_seconds(&arrival_s.as_array().to_vec()).map_err(to_python)?,
             prompt_tokens: counts("input_tokens", &input_tokens)?,
@@ -77,6 +83,7 @@ impl Workload {
             think_time: None,
             priority: priority.map(|column| column.as_array().to_vec()),
             prefix,
+            predicted,
         };
         let inner = irouter_sim::Workload::new(columns).map_err(to_python)?;
         Ok(Self { inner: Arc::new(inner) })

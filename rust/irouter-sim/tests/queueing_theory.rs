@@ -100,7 +100,7 @@ fn config(
 
 fn run_config(config: &RunConfig, policy: &PolicySpec, workload: &Workload) -> RunOutput {
     let population = Population::new(workload.output_tokens()).unwrap();
-    let predictor = Predictor::fit("none".parse().unwrap(), population).unwrap();
+    let predictor = Predictor::fit("none".parse().unwrap(), population, None).unwrap();
     let predictions = predictor.predict(workload, 0).unwrap();
     let workload = Arc::new(workload.clone());
     Simulator::new(config.clone(), policy.build(0).unwrap(), workload, predictions).unwrap().run().unwrap()

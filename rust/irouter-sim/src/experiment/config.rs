@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::error::{Result, SimError};
 use crate::metrics::Slo;
+use crate::prediction::Confusion;
 use crate::simulator::{Aborts, Crash, Delays, NoiseLevels, Slow};
 use crate::workload::{ArrivalSpec, Clients, LengthSpec};
 
@@ -63,6 +64,9 @@ pub struct Experiment {
     pub only_seeds: Option<std::ops::Range<u64>>,
     /// Where predicted output lengths come from.
     pub predictor: String,
+    /// The measured matrix of `confusion:PATH`.
+    #[serde(default)]
+    pub confusion: Option<Confusion>,
     /// Noise of step times per 250 ms, as a standard deviation of the logarithm.
     #[serde(default)]
     pub step_noise: f64,

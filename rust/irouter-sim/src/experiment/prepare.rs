@@ -143,7 +143,11 @@ impl Prepared {
             rate,
             engine,
             source,
-            predictor: Predictor::fit(experiment.predictor.parse()?, population)?,
+            predictor: Predictor::fit(
+                experiment.predictor.parse()?,
+                population,
+                experiment.confusion.as_ref(),
+            )?,
         })
     }
 

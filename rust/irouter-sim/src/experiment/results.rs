@@ -151,11 +151,13 @@ impl PredictorFigures {
     /// Of `runs`, of which those on the first seed tell what was delivered.
     pub(super) fn new(prepared: &Prepared, runs: &[RunResult]) -> Self {
         let (asked_tau_b, asked_coverage_80) = match prepared.predictor.spec() {
-            PredictorSpec::Noisy { tau } => (Some(tau), 0.8),
+            PredictorSpec::Noisy { tau } => (Some(*tau), 0.8),
             PredictorSpec::Oracle => (Some(1.0), 1.0),
             PredictorSpec::None
             | PredictorSpec::LogNormal { .. }
             | PredictorSpec::Buckets { .. }
+            | PredictorSpec::Confusion { .. }
+            | PredictorSpec::Model { .. }
             | PredictorSpec::History => (None, 0.8),
         };
         Self {

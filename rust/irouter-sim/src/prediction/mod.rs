@@ -4,12 +4,14 @@
 //! a seed, never on the policy.
 
 mod bucketed;
+mod confusion;
 mod kendall;
 mod noisy;
 mod population;
 mod predictions;
 mod spec;
 
+pub use confusion::Confusion;
 pub use kendall::kendall_tau_b;
 pub use population::Population;
 pub use predictions::{Predictions, Quality};
@@ -18,9 +20,9 @@ pub use spec::PredictorSpec;
 use std::sync::Arc;
 
 use irouter_core::length::LEVELS;
-use irouter_core::{HistoryModel, LengthDistribution};
+use irouter_core::{HistoryModel, LengthDistribution, ObservedLength};
 
-use crate::error::Result;
+use crate::error::{Result, SimError};
 use crate::random::{Purpose, generator, normal_quantile, standard_normal, uniform};
 use crate::workload::Workload;
 use bucketed::Buckets;
@@ -40,6 +42,7 @@ enum Fitted {
     Noisy(NoisyView),
     LogNormal { sigma: f64 },
     Buckets(Buckets),
+    Model,
     Oracle,
     History,
 }
@@ -77,8 +80,9 @@ impl PredictionSource {
     /// The model's.
     pub fn finished(&mut self, workload: &Workload, row: usize) -> Result<()> {
         if let Self::History { model, .. } = self {
-            let (prompt, output) = (workload.prompt_tokens()[row], workload.output_tokens()[row]);
-            model.observe(workload.application(row), prompt, output)?;
+            // A workload's length is what is to be predicted, however the request that it was recorded from ended.
+            let output = ObservedLength::whole(workload.output_tokens()[row]);
+            model.observe(workload.application(row), workload.prompt_tokens()[row], output)?;
         }
         Ok(())
     }
@@ -95,13 +99,22 @@ impl Predictor {
     /// Fits the predictor that `spec` names on `population`.
     ///
     /// # Errors
-    /// [`crate::SimError::Field`] when the population does not allow a predictor as good as `spec` says.
-    pub fn fit(spec: PredictorSpec, population: Population) -> Result<Self> {
-        let fitted = match spec {
+    /// [`SimError::Field`] when the population does not allow a predictor as good as `spec` says, and for `confusion`
+    /// without a matrix.
+    pub fn fit(spec: PredictorSpec, population: Population, confusion: Option<&Confusion>) -> Result<Self> {
+        let fitted = match &spec {
             PredictorSpec::None => Fitted::None(Arc::new(population.distribution()?)),
-            PredictorSpec::Noisy { tau } => Fitted::Noisy(NoisyView::fit(&population, tau)?),
-            PredictorSpec::LogNormal { sigma } => Fitted::LogNormal { sigma },
-            PredictorSpec::Buckets { accuracy } => Fitted::Buckets(Buckets::fit(&population, accuracy)?),
+            PredictorSpec::Noisy { tau } => Fitted::Noisy(NoisyView::fit(&population, *tau)?),
+            PredictorSpec::LogNormal { sigma } => Fitted::LogNormal { sigma: *sigma },
+            PredictorSpec::Buckets { accuracy } => {
+                Fitted::Buckets(Buckets::fit(&population, &Confusion::of_accuracy(*accuracy))?)
+            }
+            PredictorSpec::Confusion { .. } => {
+                let expected = "the measured matrix beside the experiment";
+                let missing = || SimError::field("confusion", "missing", expected);
+                Fitted::Buckets(Buckets::fit(&population, confusion.ok_or_else(missing)?)?)
+            }
+            PredictorSpec::Model { .. } => Fitted::Model,
             PredictorSpec::Oracle => Fitted::Oracle,
             PredictorSpec::History => Fitted::History,
         };
@@ -109,15 +122,16 @@ impl Predictor {
     }
 
     /// What it was fitted as.
-    pub fn spec(&self) -> PredictorSpec {
-        self.spec
+    pub fn spec(&self) -> &PredictorSpec {
+        &self.spec
     }
 
     /// The predictions for `workload`. Each request uses up one draw of `seed`, so a prefix of a workload has a prefix of its
     /// predictions.
     ///
     /// # Errors
-    /// [`irouter_core::Error::Quantile`] for a length so long that its quantiles overflow.
+    /// [`irouter_core::Error::Quantile`] for a length so long that its quantiles overflow, [`SimError::Field`] for `model`
+    /// and a workload that brings no predictions.
     pub fn predict(&self, workload: &Workload, seed: u64) -> Result<PredictionSource> {
         let mut generator = generator(seed, Purpose::Prediction);
         let outputs = workload.output_tokens();
@@ -139,6 +153,11 @@ impl Predictor {
                     grid_point(f64::from(tokens) * error)
                 });
                 Predictions::by_key(points, |&point| log_normal(grid_value(point), *sigma))?
+            }
+            Fitted::Model => {
+                let expected = "a predictor that needs no text, since the workload has none";
+                let missing = || SimError::field("predictor", &self.spec, expected);
+                workload.predicted().ok_or_else(missing)?.clone()
             }
             Fitted::Oracle => {
                 Predictions::by_key(outputs.iter().copied(), |&tokens| Ok(LengthDistribution::exact(tokens)))?
@@ -195,7 +214,7 @@ mod tests {
 
     fn predictions(spec: &str, population: &Workload, workload: &Workload, seed: u64) -> Predictions {
         let population = Population::new(population.output_tokens()).unwrap();
-        let predictor = Predictor::fit(spec.parse().unwrap(), population).unwrap();
+        let predictor = Predictor::fit(spec.parse().unwrap(), population, None).unwrap();
         match predictor.predict(workload, seed).unwrap() {
             PredictionSource::Table(predictions) => predictions,
             PredictionSource::History { .. } => panic!("{spec} has no table"),
@@ -266,6 +285,26 @@ mod tests {
     }
 
     #[test]
+    fn a_model_tells_what_the_workload_brings_and_needs_it() {
+        let (population, workload) = (workload(2_000, 1), workload(50, 2));
+        let told = predictions("noisy", &population, &workload, 1);
+        let mut columns = workload.clone().into_columns();
+        columns.predicted = Some(told.clone());
+        let with_text = Workload::new(columns).unwrap();
+        assert_eq!(predictions("model:a", &population, &with_text, 9), told);
+        let part = with_text.slice(10..20).unwrap();
+        let of_part = predictions("model:a", &population, &part, 9);
+        assert!((0..10).all(|row| of_part.get(row) == told.get(10 + row)));
+        let spec = "model:a".parse().unwrap();
+        let population = Population::new(population.output_tokens()).unwrap();
+        let error = Predictor::fit(spec, population, None).unwrap().predict(&workload, 0).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`predictor` is model:a, expected a predictor that needs no text, since the workload has none"
+        );
+    }
+
+    #[test]
     fn predictions_depend_on_the_seed_and_nothing_else() {
         let (population, long) = (workload(2_000, 1), workload(500, 2));
         let short = long.slice(0..100).unwrap();
@@ -281,13 +320,14 @@ mod tests {
     #[test]
     fn a_population_that_cannot_be_ranked_is_told_exactly_or_refused() {
         let constant = Population::new(&[50; 10]).unwrap();
-        let predictor = Predictor::fit(PredictorSpec::default(), constant).unwrap();
+        let predictor = Predictor::fit(PredictorSpec::default(), constant, None).unwrap();
         let PredictionSource::Table(told) = predictor.predict(&workload(3, 1), 0).unwrap() else {
             panic!("noisy predictions are a table");
         };
         assert!((told.get(0).quantile(0.5) - 50.0).abs() < 0.01);
         let many: Vec<u32> = (1..100_000).collect();
-        let error = Predictor::fit(PredictorSpec::Noisy { tau: 0.999 }, Population::new(&many).unwrap());
+        let many = Population::new(&many).unwrap();
+        let error = Predictor::fit(PredictorSpec::Noisy { tau: 0.999 }, many, None);
         assert!(
             error.unwrap_err().to_string().starts_with("`predictor` is noisy:0.999, expected at most 0.9")
         );
@@ -297,7 +337,7 @@ mod tests {
     fn what_history_told_is_kept_by_request_whatever_the_order() {
         let workload = workload(400, 1);
         let population = Population::new(workload.output_tokens()).unwrap();
-        let predictor = Predictor::fit(PredictorSpec::History, population).unwrap();
+        let predictor = Predictor::fit(PredictorSpec::History, population, None).unwrap();
         let mut source = predictor.predict(&workload, 0).unwrap();
         let mut told = Vec::new();
         for row in (0..400).rev() {
@@ -321,7 +361,7 @@ mod tests {
     fn history_is_learned_while_the_run_goes_on() {
         let workload = workload(100, 1);
         let population = Population::new(workload.output_tokens()).unwrap();
-        let predictor = Predictor::fit(PredictorSpec::History, population).unwrap();
+        let predictor = Predictor::fit(PredictorSpec::History, population, None).unwrap();
         assert!(matches!(predictor.predict(&workload, 0), Ok(PredictionSource::History { .. })));
     }
 }

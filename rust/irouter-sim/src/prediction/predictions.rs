@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use irouter_core::LengthDistribution;
+use irouter_core::length::LEVELS;
 
 use super::kendall_tau_b;
-use crate::error::Result;
+use crate::error::{Result, SimError};
 use crate::workload::Workload;
 
 /// Predicted distributions of a workload's requests, shared between those that are told the same.
@@ -65,6 +66,24 @@ impl Predictions {
             table.push(Arc::new(distribution(key)?));
         }
         Ok(Self::new(table, keys.iter().map(|key| distinct[key])))
+    }
+
+    /// The given quantiles of each request, at the levels of a distribution.
+    ///
+    /// # Errors
+    /// [`SimError::Row`] naming the first request whose quantiles are none.
+    pub fn from_quantiles(rows: &[[f64; LEVELS.len()]]) -> Result<Self> {
+        let table = rows.iter().enumerate().map(|(row, quantiles)| {
+            LengthDistribution::from_quantiles(quantiles).map(Arc::new).map_err(|error| {
+                SimError::row(row, "predicted", format!("{quantiles:?}"), format!("quantiles: {error}"))
+            })
+        });
+        Ok(Self::new(table.collect::<Result<_>>()?, 0..rows.len()))
+    }
+
+    /// Those of the requests named by `rows`, in that order.
+    pub(crate) fn gather(&self, rows: &[usize]) -> Self {
+        Self { table: self.table.clone(), index: rows.iter().map(|&row| self.index[row]).collect() }
     }
 
     /// The prediction for request `row`, which must have been told.

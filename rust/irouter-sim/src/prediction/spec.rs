@@ -8,7 +8,7 @@ use irouter_core::Error;
 use crate::error::{Result, SimError};
 
 /// Which predictor tells the router how long outputs will be.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PredictorSpec {
     /// `none`: every request has the population's distribution.
     None,
@@ -28,6 +28,16 @@ pub enum PredictorSpec {
         /// Probability of the right bucket, 0 to 1.
         accuracy: f64,
     },
+    /// `confusion:PATH`: a classifier with a measured confusion matrix, which comes beside the experiment.
+    Confusion {
+        /// Where the matrix was read from.
+        path: String,
+    },
+    /// `model:PATH`: a trained predictor that has read the prompts of the workload, which brings what it said.
+    Model {
+        /// Folder of the predictor.
+        path: String,
+    },
     /// `oracle`: the truth.
     Oracle,
     /// `history`: running quantiles per application and prompt length, learned while the run goes on.
@@ -41,7 +51,7 @@ impl Default for PredictorSpec {
     }
 }
 
-/// Every name, those of a later version included.
+/// Every name.
 const NAMES: [&str; 8] = ["none", "noisy", "lognormal", "buckets", "oracle", "history", "confusion", "model"];
 
 impl FromStr for PredictorSpec {
@@ -61,6 +71,10 @@ impl FromStr for PredictorSpec {
                 SimError::field("predictor", text, format!("`{form}` with a number from {low} to {high}"))
             })
         };
+        let path = |form: &str| {
+            let path = parameter.filter(|path| !path.is_empty()).map(str::to_owned);
+            path.ok_or_else(|| SimError::field("predictor", text, format!("`{form}`")))
+        };
         let spec = match name {
             "none" => Self::None,
             "noisy" if parameter.is_none() => Self::default(),
@@ -69,13 +83,11 @@ impl FromStr for PredictorSpec {
             "buckets" => Self::Buckets { accuracy: number("buckets:ACCURACY", 0.0, 1.0)? },
             "oracle" => Self::Oracle,
             "history" => Self::History,
-            "confusion" | "model" => {
-                let expected = "another predictor: this version cannot read a trained one";
-                return Err(SimError::field("predictor", text, expected));
-            }
+            "confusion" => Self::Confusion { path: path("confusion:PATH")? },
+            "model" => Self::Model { path: path("model:PATH")? },
             _ => return Err(Error::unknown("predictor", name, NAMES).into()),
         };
-        match (spec, parameter) {
+        match (&spec, parameter) {
             (Self::None | Self::Oracle | Self::History, Some(_)) => {
                 Err(SimError::field("predictor", text, format!("`{name}` without a parameter")))
             }
@@ -91,6 +103,8 @@ impl fmt::Display for PredictorSpec {
             Self::Noisy { tau } => write!(formatter, "noisy:{tau}"),
             Self::LogNormal { sigma } => write!(formatter, "lognormal:{sigma}"),
             Self::Buckets { accuracy } => write!(formatter, "buckets:{accuracy}"),
+            Self::Confusion { path } => write!(formatter, "confusion:{path}"),
+            Self::Model { path } => write!(formatter, "model:{path}"),
             Self::Oracle => formatter.write_str("oracle"),
             Self::History => formatter.write_str("history"),
         }
@@ -103,7 +117,16 @@ mod tests {
 
     #[test]
     fn a_spec_is_read_back_as_it_is_written() {
-        for text in ["none", "noisy:0.45", "lognormal:0.7", "buckets:0.79", "oracle", "history"] {
+        for text in [
+            "none",
+            "noisy:0.45",
+            "lognormal:0.7",
+            "buckets:0.79",
+            "confusion:a/b.json",
+            "model:c:d",
+            "oracle",
+            "history",
+        ] {
             assert_eq!(text.parse::<PredictorSpec>().unwrap().to_string(), text);
         }
         assert_eq!("noisy".parse(), Ok(PredictorSpec::Noisy { tau: 0.45 }));
@@ -122,9 +145,7 @@ mod tests {
             "`predictor` is buckets, expected `buckets:ACCURACY` with a number from 0 to 1"
         );
         assert_eq!(message("oracle:1"), "`predictor` is oracle:1, expected `oracle` without a parameter");
-        assert_eq!(
-            message("model:a.onnx"),
-            "`predictor` is model:a.onnx, expected another predictor: this version cannot read a trained one"
-        );
+        assert_eq!(message("model:"), "`predictor` is model:, expected `model:PATH`");
+        assert_eq!(message("confusion"), "`predictor` is confusion, expected `confusion:PATH`");
     }
 }

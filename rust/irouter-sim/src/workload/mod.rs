@@ -22,6 +22,7 @@ use std::sync::Arc;
 use irouter_core::Picos;
 
 use crate::error::{Result, SimError};
+use crate::prediction::Predictions;
 
 /// The columns that a [`Workload`] is made from; row `i` of each is request `i`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +49,8 @@ pub struct WorkloadColumns {
     pub priority: Option<Vec<i32>>,
     /// Hashes of prompt prefixes.
     pub prefix: Option<PrefixColumn>,
+    /// What a predictor said of each output length on reading its prompt.
+    pub predicted: Option<Predictions>,
 }
 
 /// Requests in order of arrival, validated.
@@ -79,6 +82,7 @@ impl Workload {
             ("think_time", columns.think_time.as_ref().map(Vec::len)),
             ("priority", columns.priority.as_ref().map(Vec::len)),
             ("prefix", columns.prefix.as_ref().map(PrefixColumn::len)),
+            ("predicted", columns.predicted.as_ref().map(Predictions::len)),
         ];
         for (field, found) in lengths {
             if let Some(found) = found.filter(|&found| found != rows) {
@@ -162,6 +166,11 @@ impl Workload {
         self.columns.application.as_ref().map_or(0, |column| column[row])
     }
 
+    /// What a predictor said of the output lengths; `None` where the workload names no predictions.
+    pub fn predicted(&self) -> Option<&Predictions> {
+        self.columns.predicted.as_ref()
+    }
+
     /// Most tokens that a request may produce on an engine whose prompt and output may take `max_model_len` tokens;
     /// `None` when the prompt leaves no room for its output.
     pub fn max_tokens(&self, row: usize, max_model_len: u32) -> Option<u32> {
@@ -234,6 +243,7 @@ impl WorkloadColumns {
             think_time: self.think_time.as_ref().map(|column| pick(column, rows)),
             priority: self.priority.as_ref().map(|column| pick(column, rows)),
             prefix: self.prefix.as_ref().map(|column| column.gather(rows)),
+            predicted: self.predicted.as_ref().map(|column| column.gather(rows)),
         }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn generated(requests: usize, lengths: LengthSpec) -> Workload {
 
 pub(crate) fn predictions(predictor: &str, workload: &Workload) -> PredictionSource {
     let population = Population::new(workload.output_tokens()).unwrap();
-    Predictor::fit(predictor.parse().unwrap(), population).unwrap().predict(workload, 1).unwrap()
+    Predictor::fit(predictor.parse().unwrap(), population, None).unwrap().predict(workload, 1).unwrap()
 }
 
 pub(crate) fn run(

@@ -54,7 +54,7 @@ pub(crate) fn workload_and_a_straggler(requests: usize) -> Workload {
 
 pub(crate) fn predictions(workload: &Workload) -> PredictionSource {
     let population = Population::new(workload.output_tokens()).unwrap();
-    Predictor::fit("noisy:0.5".parse().unwrap(), population).unwrap().predict(workload, 1).unwrap()
+    Predictor::fit("noisy:0.5".parse().unwrap(), population, None).unwrap().predict(workload, 1).unwrap()
 }
 
 /// What a policy is shown of an instance.
