@@ -4,7 +4,7 @@ Importing this package imports NumPy and the compiled core, nothing heavier.
 """
 
 from irouter import _core
-from irouter._core import Decision, IrouterError, Profile, Router, Workload
+from irouter._core import Decision, IrouterError, Profile, Workload
 from irouter.evaluation import (
     Capacity,
     Comparison,
@@ -19,6 +19,7 @@ from irouter.evaluation import (
     simulate,
     tune,
 )
+from irouter.serving import Instance, Lease, Router
 
 __version__ = _core.VERSION
 
@@ -26,7 +27,9 @@ __all__ = [
     "Capacity",
     "Comparison",
     "Decision",
+    "Instance",
     "IrouterError",
+    "Lease",
     "Point",
     "Profile",
     "Router",

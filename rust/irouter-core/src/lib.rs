@@ -6,7 +6,7 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`history`], [`trees`], [`request`],
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`prompt`], [`error`], [`length`], [`history`], [`trees`], [`request`],
 //! [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod decision;
@@ -20,6 +20,7 @@ pub mod impact;
 pub mod length;
 pub mod policy;
 pub mod profile;
+pub mod prompt;
 pub mod queue;
 pub mod request;
 pub mod router;

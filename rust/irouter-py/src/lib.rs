@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod detach;
+mod engine;
 mod error;
 mod experiment;
 mod policy;
@@ -17,13 +18,15 @@ mod _core {
     #[pymodule_export]
     use crate::calibrate::{fit_requests, fit_steps};
     #[pymodule_export]
+    use crate::engine::Engine;
+    #[pymodule_export]
     use crate::error::IrouterError;
     #[pymodule_export]
     use crate::experiment::{policies, run_experiment, simulate};
     #[pymodule_export]
     use crate::profile::{Profile, capacity};
     #[pymodule_export]
-    use crate::router::{Decision, Router};
+    use crate::router::{Decision, Router, text_blocks};
     #[pymodule_export]
     use crate::workload::Workload;
 
