@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_importing_irouter_imports_nothing_of_the_extras() -> None:
-    heavy = "{'cma', 'jsonschema', 'plotly', 'polars', 'ray', 'rich', 'scipy', 'typer'}"
+    heavy = "{'aiohttp', 'cma', 'jsonschema', 'plotly', 'polars', 'ray', 'rich', 'scipy', 'typer'}"
     program = f"import irouter, sys; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)  # noqa: S603
     assert done.stdout == "[]\n"

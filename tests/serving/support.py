@@ -1,5 +1,11 @@
 """What the tests of the live router share."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
 import irouter
 
 URLS = ("http://a:8000", "http://b:8000")
@@ -21,3 +27,28 @@ def assert_idle(router: irouter.Router) -> None:
             instance.work_s,
         )
         assert sums == (0,) * 7, instance
+
+
+class Server:
+    """A command of irouter that serves, in a process of its own."""
+
+    def __init__(self, *arguments: str, log: Path | None = None) -> None:
+        self.output = log
+        self.process = subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "irouter.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if log is None else log.open("w"),
+            text=True,
+            env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.url = line.rpartition(" ")[2].strip()
+        assert self.url.startswith("http"), f"{arguments}: {line!r}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=10)
