@@ -243,6 +243,9 @@ class Router:
     def drain(self, instance: int, *, now_s: float) -> None:
         """An instance takes no more requests, and finishes those it has."""
 
+    def resume(self, instance: int, *, now_s: float) -> None:
+        """An instance that was draining takes requests again."""
+
     def leave(self, instance: int, *, now_s: float) -> list[int]:
         """An instance is gone; returns the callers' numbers of the requests lost with it."""
 

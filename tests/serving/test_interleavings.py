@@ -29,6 +29,7 @@ STEPS = (
     "crash",
     "rejoin",
     "drain",
+    "resume",
     "yield",
 )
 Step = tuple[str, int]
@@ -97,6 +98,9 @@ class Clients:
         elif step == "drain" and url not in self.gone | self.draining:
             self.router.drain_instance(url)
             self.draining.add(url)
+        elif step == "resume" and url in self.draining:
+            self.router.resume_instance(url)
+            self.draining.discard(url)
 
     async def run(self, steps: list[Step]) -> None:
         for step, number in steps:

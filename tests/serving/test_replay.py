@@ -41,6 +41,8 @@ def record(path: Path, policy: str, profile: Path, **changes: Any) -> None:
             await asyncio.sleep(0.0002)
             if number == 40:
                 router.drain_instance(URLS[0])
+                router.resume_instance(URLS[0])
+                router.drain_instance(URLS[0])
                 router.report(URLS[1], waiting=1, running=2, kv_usage=0.5)
             elif number == 60:
                 router.remove_instance(URLS[0])

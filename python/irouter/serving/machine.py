@@ -181,6 +181,16 @@ class Machine:
             self._changed = True
             self._note(now, "draining", instance=number)
 
+    def resume(self, url: str) -> None:
+        """An instance that was draining takes requests again."""
+        with self._guard:
+            self._check_open()
+            number, now = self.table.number(url), self._now()
+            self._core.resume(number, now_s=now)
+            self.table.set_status(number, "ready")
+            self._changed = True
+            self._note(now, "resumed", instance=number)
+
     def leave(self, url: str) -> None:
         """An instance is gone, and the leases on it are lost."""
         with self._guard:

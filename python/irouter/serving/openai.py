@@ -21,8 +21,9 @@ class ApiRequest:
     Attributes:
         body: The whole body.
         model: The model that it asks for.
-        prompt: Its text; of messages all texts, one after the other; empty where the prompt is token numbers.
-        token_count: Tokens of a prompt that is token numbers.
+        prompt: Its text: of messages and of several prompts all texts, one after the other.
+        prompt_count: How many prompts it has.
+        token_count: Tokens of prompts that are token numbers, which then have no text.
         max_tokens: Most tokens of the answer, where it says so.
         stream: Whether the answer comes in pieces.
         include_usage: Whether the last piece is to have the usage.
@@ -31,6 +32,7 @@ class ApiRequest:
     body: dict[str, Any]
     model: str
     prompt: str
+    prompt_count: int
     token_count: int | None
     max_tokens: int | None
     stream: bool
@@ -45,22 +47,28 @@ def parse(path: str, raw: bytes) -> ApiRequest:
     """
     try:
         body = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IrouterError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise IrouterError(f"the body is a {type(body).__name__}, expected an object")
     chat = path == CHAT
-    prompt, token_count = _messages(body) if chat else _prompt(body)
-    options = body.get("stream_options") or {}
-    max_tokens = body.get("max_completion_tokens", body.get("max_tokens")) if chat else body.get("max_tokens")
-    if max_tokens is None and not chat:
+    prompts, token_count = (_messages(body), None) if chat else _prompts(body)
+    options = body.get("stream_options")
+    max_tokens = body.get("max_tokens")
+    if chat and body.get("max_completion_tokens") is not None:
+        max_tokens = body["max_completion_tokens"]
+    elif max_tokens is None and not chat:
         max_tokens = _DEFAULT_COMPLETION_TOKENS
     if max_tokens is not None and (type(max_tokens) is not int or not 1 <= max_tokens < 1 << 32):
-        raise IrouterError(f"`max_tokens` is {max_tokens!r}, expected a whole number of at least 1")
+        raise IrouterError(f"`max_tokens` is {max_tokens!r:.60}, expected a whole number of at least 1")
+    model = body.get("model")
+    if not isinstance(model, str):
+        raise IrouterError(f"`model` is {model!r:.60}, expected text")
     return ApiRequest(
         body=body,
-        model=_text(body, "model"),
-        prompt=prompt,
+        model=model,
+        prompt="\n".join(prompts),
+        prompt_count=1 if chat else len(prompts),
         token_count=token_count,
         max_tokens=max_tokens,
         stream=bool(body.get("stream")),
@@ -73,37 +81,31 @@ def error_body(message: str, *, kind: str = "invalid_request_error", code: int =
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def _text(body: dict[str, Any], field: str) -> str:
-    value = body.get(field)
-    if not isinstance(value, str):
-        raise IrouterError(f"`{field}` is {value!r:.60}, expected text")
-    return value
-
-
-def _prompt(body: dict[str, Any]) -> tuple[str, int | None]:
+def _prompts(body: dict[str, Any]) -> tuple[list[str], int | None]:
+    """Texts, or as many empty ones with the tokens of all."""
     prompt = body.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
-        prompt = prompt[0]
     if isinstance(prompt, str):
-        return prompt, None
-    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
-        return "", len(prompt)
-    raise IrouterError(f"`prompt` is {prompt!r:.60}, expected one text or one list of token numbers")
+        return [prompt], None
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(text, str) for text in prompt):
+            return prompt, None
+        lists = [prompt] if all(type(token) is int for token in prompt) else prompt
+        if all(isinstance(tokens, list) and tokens and all(type(token) is int for token in tokens) for tokens in lists):
+            return [""] * len(lists), sum(map(len, lists))
+    raise IrouterError(f"`prompt` is {prompt!r:.60}, expected text, token numbers, or a list of either")
 
 
-def _messages(body: dict[str, Any]) -> tuple[str, None]:
+def _messages(body: dict[str, Any]) -> list[str]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise IrouterError(f"`messages` is {messages!r:.60}, expected a list with at least one message")
     texts: list[str] = []
     for number, message in enumerate(messages):
-        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(message, dict):
+            raise IrouterError(f"`messages[{number}]` is {message!r:.60}, expected an object")
+        content = message.get("content")
+        # Parts that are no text, such as images, count for nothing.
         parts = content if isinstance(content, list) else [content]
-        for part in parts:
-            text = part.get("text", "") if isinstance(part, dict) else part
-            if not isinstance(text, str | None) or not isinstance(message, dict):
-                raise IrouterError(
-                    f"`messages[{number}]` is {message!r:.60}, expected a message with content"
-                )
-            texts.append(text or "")
-    return "\n".join(texts), None
+        found = (part.get("text") if isinstance(part, dict) else part for part in parts)
+        texts += [text for text in found if isinstance(text, str)]
+    return texts or [""]

@@ -27,7 +27,7 @@ _REQUEST: Final = (
     "tenant",
     "session",
 )
-_INSTANCE_EVENTS: Final = {"joined", "draining", "left", "report"}
+_INSTANCE_EVENTS: Final = {"joined", "draining", "resumed", "left", "report"}
 _REPORT: Final = ("waiting", "running", "kv_usage", "queued_prefill_tokens")
 
 
@@ -228,6 +228,8 @@ class _Follower:
             core.join(instance, record["profile"], now_s=now)
         elif event == "draining":
             core.drain(instance, now_s=now)
+        elif event == "resumed":
+            core.resume(instance, now_s=now)
         elif event == "report":
             core.report(instance, now_s=now, **{name: record[name] for name in _REPORT})
         else:

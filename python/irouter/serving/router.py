@@ -210,6 +210,14 @@ class Router:
         """
         self._machine.drain(url)
 
+    def resume_instance(self, url: str) -> None:
+        """An instance that was draining takes requests again.
+
+        Raises:
+            IrouterError: When it is not there or not draining.
+        """
+        self._machine.resume(url)
+
     def remove_instance(self, url: str) -> None:
         """An instance is gone; leases on it are lost.
 

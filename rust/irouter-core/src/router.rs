@@ -261,6 +261,7 @@ impl Router {
         match event {
             Event::Joined { instance, config } => self.state.joined(instance, config)?,
             Event::Draining { instance } => self.state.draining(instance)?,
+            Event::Resumed { instance } => self.state.resumed(instance)?,
             Event::Left { instance } => {
                 let keys = self.state.left(instance)?;
                 let lost = keys.into_iter().map(|key| self.release(key, None, false, now)).collect();

@@ -265,6 +265,12 @@ impl Router {
         self.observe(Event::Draining { instance: InstanceId(instance) }, now_s).map(drop)
     }
 
+    /// An instance that was draining takes requests again.
+    #[pyo3(signature = (instance, *, now_s))]
+    fn resume(&self, instance: u32, now_s: f64) -> PyResult<()> {
+        self.observe(Event::Resumed { instance: InstanceId(instance) }, now_s).map(drop)
+    }
+
     /// An instance is gone; returns the callers' numbers of the requests lost with it.
     #[pyo3(signature = (instance, *, now_s))]
     fn leave(&self, instance: u32, now_s: f64) -> PyResult<Vec<u64>> {

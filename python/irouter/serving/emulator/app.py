@@ -142,6 +142,8 @@ class _Emulator:
             return web.json_response(error_body(message, kind="NotFoundError", code=404), status=404)
         if asked.body.get("n", 1) != 1:
             raise IrouterError(f"`n` is {asked.body['n']!r:.60}, expected 1")
+        if asked.prompt_count != 1:
+            raise IrouterError(f"`prompt` has {asked.prompt_count} prompts, expected 1")
         blocks, tokens = text_blocks(asked.prompt, settings.profile.block_tokens)
         prompt_tokens = tokens if asked.token_count is None else asked.token_count
         room = settings.profile.max_model_len - prompt_tokens
