@@ -33,14 +33,14 @@ class Server:
     """A command of irouter that serves, in a process of its own."""
 
     def __init__(self, *arguments: str, log: Path | None = None) -> None:
-        self.output = log
-        self.process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "irouter.cli", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if log is None else log.open("w"),
-            text=True,
-            env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
-        )
+        with Path(os.devnull if log is None else log).open("w") as errors:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "irouter.cli", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.url = line.rpartition(" ")[2].strip()

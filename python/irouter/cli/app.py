@@ -12,6 +12,7 @@ from irouter.cli import (
     listing,
     replay,
     reproduce,
+    serve,
     simulate,
     tune,
 )
@@ -32,6 +33,7 @@ app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command(epilog=replay.EXAMPLES)(replay.replay)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=engine.EXAMPLES)(engine.engine)
 app.command()(listing.scenarios)
 app.command()(listing.policies)

@@ -72,6 +72,7 @@ class LoadedProfile:
         text: It as JSON.
         max_model_len: Most tokens of prompt and output together.
         block_tokens: Tokens of a KV block.
+        kv_tokens: Tokens that the KV cache holds.
     """
 
     def __init__(self, profile: str | Path) -> None:
@@ -80,6 +81,7 @@ class LoadedProfile:
         self.text = json.dumps(data, separators=(",", ":"))
         self.max_model_len: int = data["max_model_len"]
         self.block_tokens: int = data["kv"]["block_tokens"]
+        self.kv_tokens: int = data["kv"]["blocks"] * self.block_tokens
 
 
 @dataclasses.dataclass(slots=True)

@@ -90,7 +90,10 @@ def _prompts(body: dict[str, Any]) -> tuple[list[str], int | None]:
         if all(isinstance(text, str) for text in prompt):
             return prompt, None
         lists = [prompt] if all(type(token) is int for token in prompt) else prompt
-        if all(isinstance(tokens, list) and tokens and all(type(token) is int for token in tokens) for tokens in lists):
+        if all(
+            isinstance(tokens, list) and tokens and all(type(token) is int for token in tokens)
+            for tokens in lists
+        ):
             return [""] * len(lists), sum(map(len, lists))
     raise IrouterError(f"`prompt` is {prompt!r:.60}, expected text, token numbers, or a list of either")
 

@@ -22,7 +22,10 @@ from irouter.serving.emulator.realtime import RealTimeEngine
 from irouter.serving.openai import CHAT, COMPLETIONS, ApiRequest, error_body, parse
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from irouter.serving.emulator.lengths import Lengths
+    from irouter.serving.emulator.realtime import Generation
     from irouter.serving.instances import LoadedProfile
 
 _LARGEST_BODY_BYTES = 64 << 20
@@ -164,34 +167,58 @@ class _Emulator:
         pieces = self._engine.generate(
             prompt_tokens=prompt_tokens, output_tokens=min(wanted, most), prompt_blocks=blocks or None
         )
-        started = time.monotonic()
-        response: web.StreamResponse | None = None
-        before = cached_tokens = 0
+        details = settings.prompt_tokens_details
+        if asked.stream:
+            return await self._stream(request, answer, pieces, prompt_tokens, details=details, closes=closes)
+        cached_tokens = 0
+        async with contextlib.aclosing(self._observed(pieces, prompt_tokens)) as observed:
+            async for _, produced, generation in observed:
+                cached_tokens = generation.cached_tokens
+                if closes and 2 * produced >= generation.output_tokens:
+                    _close(request)
+        return web.Response(
+            body=answer.whole(cached_tokens if details else None), content_type="application/json"
+        )
+
+    async def _stream(
+        self,
+        request: web.Request,
+        answer: Answer,
+        pieces: AsyncGenerator[tuple[int, Generation], None],
+        prompt_tokens: int,
+        *,
+        details: bool,
+        closes: bool,
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        cached_tokens = 0
+        async with contextlib.aclosing(self._observed(pieces, prompt_tokens)) as observed:
+            async for before, produced, generation in observed:
+                cached_tokens = generation.cached_tokens
+                if before == 0:
+                    await response.prepare(request)
+                if closes and 2 * produced >= generation.output_tokens:
+                    _close(request)
+                await response.write(answer.piece(before, produced))
+        await response.write(answer.last(cached_tokens if details else None))
+        await response.write_eof()
+        return response
+
+    async def _observed(
+        self, pieces: AsyncGenerator[tuple[int, Generation], None], prompt_tokens: int
+    ) -> AsyncGenerator[tuple[int, int, Generation], None]:
+        """Tokens before and after each piece, told to the metrics."""
+        started, before = time.monotonic(), 0
         async with contextlib.aclosing(pieces):
             async for produced, generation in pieces:
                 if before == 0:
                     self._metrics.prompt_tokens.inc(prompt_tokens)
                     self._metrics.first_token_s.observe(time.monotonic() - started)
-                cached_tokens = generation.cached_tokens
-                if response is None and asked.stream:
-                    response = web.StreamResponse(
-                        headers={"content-type": "text/event-stream; charset=utf-8"}
-                    )
-                    await response.prepare(request)
-                if closes and 2 * produced >= generation.output_tokens:
-                    _close(request)
-                if response is not None:
-                    await response.write(answer.piece(before, produced))
                 self._metrics.generation_tokens.inc(produced - before)
+                yield before, produced, generation
                 before = produced
-        details = cached_tokens if settings.prompt_tokens_details else None
         self._metrics.successes.inc()
         self._metrics.end_to_end_s.observe(time.monotonic() - started)
-        if response is None:
-            return web.Response(body=answer.whole(details), content_type="application/json")
-        await response.write(answer.last(details))
-        await response.write_eof()
-        return response
 
 
 def _close(request: web.Request) -> None:
