@@ -37,6 +37,7 @@ _BODY_TIMEOUT_S: Final = 30.0
 # Engines close idle connections after 5 s; one that is younger can be used without a race.
 _KEEP_ALIVE_S: Final = 4.0
 _CLIENT_CLOSED: Final = 499
+_TENANT: Final = web.RequestKey("tenant", str)
 # How a request that has no lease is answered.
 _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
     QueueFullError: (429, "rate_limit_error"),
@@ -156,7 +157,7 @@ class Proxy:
             refused = _refusal(401, "the API key is missing or wrong", "authentication_error")
             refused.headers["WWW-Authenticate"] = "Bearer"
             return refused
-        request["tenant"] = tenant
+        request[_TENANT] = tenant
         if self._draining:
             refused = _refusal(503, "the proxy is shutting down", "overloaded_error")
             refused.force_close()
@@ -234,7 +235,7 @@ class Proxy:
         fields: RequestFields = {
             "prompt_tokens": prompt_tokens,
             "max_tokens": max_tokens,
-            "tenant": request["tenant"],
+            "tenant": request[_TENANT],
             "priority": _header(request, "x-irouter-priority", int, -(1 << 31), (1 << 31) - 1) or 0,
             "deadline_s": _header(request, "x-irouter-deadline-s", float, 1e-3, 1e6)
             or self._config.queue_timeout_s,
