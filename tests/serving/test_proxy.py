@@ -104,10 +104,8 @@ class Bench:
 
     def quiet(self) -> bool:
         statistics = self.proxy.router.statistics
-        return (
-            statistics.waiting == statistics.in_flight == 0
-            and sum(statistics.endings.values()) == statistics.submitted
-        )
+        ended = sum(statistics.endings.values()) == statistics.submitted
+        return bool(ended and statistics.waiting == statistics.in_flight == 0)
 
 
 @contextlib.asynccontextmanager
