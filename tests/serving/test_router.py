@@ -277,6 +277,25 @@ def test_a_predictor_is_asked_and_its_failure_is_counted(small_profile: Path) ->
     assert router.statistics.failed_predictions == 1
 
 
+def test_a_predictor_that_learns_is_told_of_what_finished(small_profile: Path) -> None:
+    learned: list[tuple[str, int, bool]] = []
+
+    class Learner(Halves):
+        def observe(self, prompt: str, output_tokens: int, *, cut: bool) -> None:
+            learned.append((prompt, output_tokens, cut))
+            raise ZeroDivisionError
+
+    router = irouter.Router(URLS[:1], "least_work", profile=small_profile, predictor=Learner())
+    with router.acquire(prompt="first", max_tokens=20) as lease:
+        lease.progress(7)
+    with router.acquire(prompt="second", max_tokens=20) as lease:
+        lease.finish(tokens=20)
+    with pytest.raises(ConnectionError), router.acquire(prompt="third", max_tokens=20):
+        raise ConnectionError
+    assert learned == [("first", 7, False), ("second", 20, True)]
+    assert router.statistics.failed_predictions == 2
+
+
 def test_closing_refuses_what_waits(small_profile: Path) -> None:
     router, leases = held_router(small_profile)
 

@@ -13,6 +13,7 @@ import httpx2
 import openai
 import pytest
 
+from irouter.serving.replay import replay
 from serving.support import Server
 
 PROFILE = "llama-3.1-8b@h100"
@@ -130,6 +131,7 @@ def test_the_official_client_works_and_tokens_are_counted(
         )
         text = "".join(piece.choices[0].delta.content or "" for piece in stream)
         assert len(text.split()) == 12
+    assert_quiet(proxy, *engines)
     after = figures(proxy)
     assert after["irouter_output_tokens_total"] - before["irouter_output_tokens_total"] == 72, (
         "pieces of one and three"
@@ -137,7 +139,6 @@ def test_the_official_client_works_and_tokens_are_counted(
     assert after["irouter_first_token_seconds_count"] - before["irouter_first_token_seconds_count"] == 6
     assert client.models.list().data[0].id == PROFILE
     assert httpx2.get(proxy.url + "/health").status_code == 200
-    assert_quiet(proxy, *engines)
 
 
 def test_aborts_reach_the_engines_and_leave_nothing_behind(
@@ -215,7 +216,8 @@ def test_a_killed_instance_costs_its_own_requests_an_error_and_no_other(
 def test_sigterm_lets_requests_finish_and_takes_no_more(
     engines: tuple[Server, Server], tmp_path: Path
 ) -> None:
-    with start_proxy(tmp_path, *engines) as proxy:
+    log = tmp_path / "decisions.jsonl"
+    with start_proxy(tmp_path, *engines, settings=f'decision_log = "{log}"') as proxy:
         stream = client_of(proxy).completions.create(
             model="m", prompt="[irouter-length:long]", max_tokens=300, stream=True
         )
@@ -227,6 +229,13 @@ def test_sigterm_lets_requests_finish_and_takes_no_more(
         rest = sum(len(piece.choices) for piece in stream)
         assert rest in {299, 99}, "to the end, in pieces of one or three"
         assert proxy.process.wait(timeout=10) == 0
+    replayed = replay(log)
+    assert (replayed.requests, replayed.dispatches, replayed.difference, replayed.complete) == (
+        1,
+        1,
+        None,
+        True,
+    )
 
 
 def test_a_full_queue_is_answered_with_429(lengths: Path, tmp_path: Path, small_profile: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -63,7 +64,7 @@ class Attendant:
                 ring = self._ring()
                 if ring is None:
                     return
-                ring()
+                _call(ring)
                 # The owner must not live on in this frame while the thread sleeps.
                 del ring
                 continue
@@ -75,5 +76,13 @@ class Attendant:
             end = self._end()
             if end is None:
                 return
-            end(*item)
+            _call(end, *item)
             del end, item
+
+
+def _call(method: Callable[..., object], *arguments: object) -> None:
+    """Calls a method of the owner: whatever it raises, the next hold has to end too."""
+    try:
+        method(*arguments)
+    except Exception:
+        logging.getLogger("irouter").exception("the attendant of a router failed")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from irouter._core import Decision, IrouterError
     from irouter.serving.machine import Machine
+    from irouter.serving.request import PreparedRequest
 
 # Progress is told to the state machine when it passes a multiple of this, as in the simulator.
 PROGRESS_TOKENS = 16
@@ -49,15 +50,17 @@ class Ticket:
         "number",
         "predict_s",
         "produced_tokens",
+        "prompt",
         "url",
         "wake",
     )
 
-    def __init__(self, number: int, key: int, *, max_tokens: int, predict_s: float) -> None:
+    def __init__(self, number: int, key: int, request: PreparedRequest) -> None:
         self.number = number
         self.key = key
-        self.max_tokens = max_tokens
-        self.predict_s = predict_s
+        self.prompt = request.prompt
+        self.max_tokens = request.max_tokens
+        self.predict_s = request.predict_s
         self.decide_s = 0.0
         self.decision: Decision | None = None
         self.url = ""

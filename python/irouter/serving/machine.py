@@ -54,13 +54,17 @@ class Machine:
     Every method that takes a `Ticket` may be called at any time, from any thread, and does nothing once it has ended.
     """
 
-    def __init__(self, core: Core, limits: Limits, log: DecisionLog | None) -> None:
+    def __init__(
+        self, core: Core, limits: Limits, log: DecisionLog | None, learn: Callable[[str, int, int], None]
+    ) -> None:
+        """Args: `learn` is called with prompt, tokens and `max_tokens` of finished requests that kept their prompt."""
         self.table = InstanceTable()
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
         self._core = core
         self._limits = limits
         self._log = log
+        self._learn = learn
         self._epoch_s = time.monotonic()
         self._waiting: dict[int, Ticket] = {}
         self._leased: dict[int, Ticket] = {}
@@ -152,7 +156,10 @@ class Machine:
         """A request ends, unless it has ended before."""
         if ticket.ending is None and self._closed is None:
             with self._guard:
-                self._end(ticket, ending, self._now(), tokens=tokens, reason=reason)
+                ended = self._end(ticket, ending, self._now(), tokens=tokens, reason=reason)
+            if ended and ending is Ending.FINISHED and ticket.prompt is not None:
+                # Outside of the lock: a predictor takes its time.
+                self._learn(ticket.prompt, tokens or ticket.produced_tokens, ticket.max_tokens)
 
     def end_soon(self, ticket: Ticket, ending: Ending) -> None:
         """A request ends, by the attendant: this takes no lock, so that finalisers can call it wherever they run."""
@@ -276,7 +283,7 @@ class Machine:
         key = self._core.submit(number, now_s=now, deadline_s=deadline_s, **request.fields)
         self.submitted += 1
         self._note(now, "submitted", request=number, deadline_s=deadline_s, **request.fields)
-        ticket = Ticket(number, key, max_tokens=request.max_tokens, predict_s=request.predict_s)
+        ticket = Ticket(number, key, request)
         self._waiting[key] = ticket
         self._attendant.start()
         return ticket
@@ -325,9 +332,9 @@ class Machine:
 
     def _end(
         self, ticket: Ticket, ending: Ending, now: float, *, tokens: int | None = None, reason: str = ""
-    ) -> None:
+    ) -> bool:
         if ticket.ending is not None:
-            return
+            return False
         event = "cancelled" if ticket.decision is None else _EVENTS.get(ending, "cancelled")
         if event == "finished":
             tokens = ticket.produced_tokens or None if tokens is None else tokens
@@ -340,6 +347,7 @@ class Machine:
         del (self._waiting if ticket.decision is None else self._leased)[ticket.key]
         self._changed = True
         self._ended(ticket, ending)
+        return True
 
     def _ended(self, ticket: Ticket, ending: Ending) -> None:
         ticket.ending = ending

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 from irouter._core import IrouterError, text_blocks
 
@@ -56,18 +56,27 @@ class Predictor(Protocol):
         """Predicts the output length of each prompt."""
 
 
+@runtime_checkable
+class LearningPredictor(Predictor, Protocol):
+    """A predictor that is told of requests that finished."""
+
+    def observe(self, prompt: str, output_tokens: int, *, cut: bool) -> None:
+        """Learns how many tokens a request produced; `cut` when `max_tokens` ended it."""
+
+
 class PreparedRequest:
     """A request with every estimate made.
 
     Attributes:
         fields: Keywords of the state machine's `submit`, but for times.
+        prompt: Its text, where a predictor is to learn from it.
         deadline_s: Seconds from its arrival until it should be done.
         max_tokens: Most tokens that it may produce.
         predict_s: Seconds that the predictor took.
         prediction_failed: Whether the predictor raised.
     """
 
-    __slots__ = ("deadline_s", "fields", "max_tokens", "predict_s", "prediction_failed")
+    __slots__ = ("deadline_s", "fields", "max_tokens", "predict_s", "prediction_failed", "prompt")
 
     def __init__(
         self,
@@ -102,6 +111,7 @@ class PreparedRequest:
         self.predict_s, self.prediction_failed = 0.0, False
         if not (predictor is None or prompt is None or predicted_tokens or predicted_quantiles):
             predicted_quantiles = self._predict(predictor, prompt)
+        self.prompt = prompt if isinstance(predictor, LearningPredictor) else None
         self.deadline_s = deadline_s
         self.max_tokens = max(1, max_model_len - prompt_tokens) if max_tokens is None else max_tokens
         self.fields: dict[str, Any] = {

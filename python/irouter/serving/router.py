@@ -14,7 +14,7 @@ from irouter.serving.acquisition import Acquisition
 from irouter.serving.decision_log import DecisionLog
 from irouter.serving.instances import Instance, InstanceStatus, LoadedProfile, check_url
 from irouter.serving.machine import Limits, Machine
-from irouter.serving.request import Predictor, PreparedRequest, RequestFields, number_of
+from irouter.serving.request import LearningPredictor, Predictor, PreparedRequest, RequestFields, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -84,7 +84,8 @@ class Router:
             instances: URLs, or `Instance`s with profiles of their own.
             policy: A policy by name, with options in parentheses, or a function (`irouter policies` lists the names).
             profile: Profile of the instances that are given as URLs.
-            predictor: Asked for the output length of requests that come with their prompt and without a prediction.
+            predictor: Asked for the output length of requests that come with their prompt and without a
+                prediction. One that can learn is told of each that finished.
             seed: Seed of the policy's random choices.
             max_hold_s: The longest that a request is held while an engine has room; infinity for no limit.
             overtaking_s: The most predicted work, in seconds, that may overtake a request of equal priority.
@@ -122,7 +123,7 @@ class Router:
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._machine = Machine(core, Limits(lease_ttl_s, max_waiting), journal)
+        self._machine = Machine(core, Limits(lease_ttl_s, max_waiting), journal, self._learn)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)
@@ -183,6 +184,13 @@ class Router:
         )
         self._failed_predictions += prepared.prediction_failed
         return prepared
+
+    def _learn(self, prompt: str, tokens: int, max_tokens: int) -> None:
+        if isinstance(self._predictor, LearningPredictor) and tokens > 0:
+            try:
+                self._predictor.observe(prompt, tokens, cut=tokens >= max_tokens)
+            except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
+                self._failed_predictions += 1
 
     # ---------------------------------------------------------------------------------------------- instances
 
