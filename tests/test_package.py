@@ -33,7 +33,8 @@ def test_the_tests_run_on_the_optimised_build() -> None:
 def test_the_examples_in_docstrings_hold() -> None:
     attempted = 0
     for module in pkgutil.walk_packages(irouter.__path__, "irouter."):
-        if module.name.endswith("__main__"):
+        # Modules of `integrations` need their hosts, which are tested in environments of their own.
+        if module.name.endswith("__main__") or module.name.startswith("irouter.integrations."):
             continue
         failed, tried = doctest.testmod(importlib.import_module(module.name))
         assert failed == 0, module.name
