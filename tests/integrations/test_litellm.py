@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-litellm" / "bin" / "python"
 PROFILE = "llama-3.1-8b@h100"
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="`make peers` installs LiteLLM")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not PYTHON.exists(), reason="`make peers` installs LiteLLM"),
+]
 
 
 def drive(urls: Sequence[str]) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def drive(urls: Sequence[str]) -> dict[str, Any]:
         [PYTHON, ROOT / "tests/integrations/drive_litellm.py", *urls],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
     )

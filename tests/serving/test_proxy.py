@@ -12,14 +12,32 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from irouter import IrouterError
 from irouter.serving import Instance
+from irouter.serving.openai import parse
 from irouter.serving.proxy import ApiKey, ProxyConfig, make_app, read_config
 from irouter.serving.proxy.keys import KeyRing
 from irouter.serving.proxy.tokens import StreamCounter, TokenRatio
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+FIELDS = st.sampled_from(
+    [
+        "prompt",
+        "messages",
+        "content",
+        "text",
+        "model",
+        "max_tokens",
+        "stream",
+        "stream_options",
+        "choices",
+        "delta",
+        "usage",
+    ]
+)
 BODY = {"model": "m", "prompt": "Hello there", "max_tokens": 20}
 ANSWER = b'{"choices":[{"text":"Hi"}],"usage":{"prompt_tokens":3,"completion_tokens":7}}'
 
@@ -318,6 +336,52 @@ def test_a_stream_is_counted_however_it_is_cut() -> None:
         for start in range(0, len(whole), step):
             counter.feed(whole[start : start + step])
         assert (counter.tokens, counter.done, counter.usage) == (40, True, {"completion_tokens": 40})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(FIELDS | st.text(max_size=3), inner, max_size=6)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200)
+@given(JSON, st.sampled_from(["/v1/completions", "/v1/chat/completions"]))
+def test_any_json_is_a_request_or_a_named_error(data: Any, path: str) -> None:
+    try:
+        found = parse(path, json.dumps(data).encode()).prompt
+    except IrouterError as error:
+        found = str(error)
+    # No other exception, and no text that cannot be hashed or sent.
+    assert found.encode("utf-8", "strict").decode() == found
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.binary(max_size=30) | JSON.map(lambda data: b"data: " + json.dumps(data).encode() + b"\n"),
+        max_size=8,
+    )
+)
+def test_whatever_an_engine_streams_is_counted_without_an_error(chunks: list[bytes]) -> None:
+    counter = StreamCounter(TokenRatio())
+    for chunk in chunks:
+        before = counter.tokens
+        counter.feed(chunk)
+        assert counter.tokens >= 0
+        assert counter.tokens >= before or counter.text_bytes > 0
+
+
+def test_half_a_surrogate_pair_is_routed_like_any_text() -> None:
+    async def main() -> None:
+        async with bench() as it:
+            raw = b'{"model": "m", "prompt": "\\ud800 and more"}'
+            assert (await it.ask(raw=raw))[:2] == (200, ANSWER)
+            assert it.quiet()
+
+    asyncio.run(main())
 
 
 def test_pieces_of_several_tokens_are_counted_by_their_text() -> None:

@@ -16,6 +16,8 @@ import pytest
 from irouter.serving.replay import replay
 from serving.support import Server
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 PROFILE = "llama-3.1-8b@h100"
 
 

@@ -29,10 +29,9 @@ _MANY_LEASES: Final = 1024
 class IrouterStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[misc]  # not installed here
     """Lets `irouter.Router` choose among the deployments that LiteLLM finds healthy.
 
-    LiteLLM keeps its cooldowns and filters: what they leave is what is chosen from. A call is counted on its
-    instance from the choice until LiteLLM's callback says that it succeeded or failed. LiteLLM says nothing of
-    a call that its client
-    cancelled: that one is given back after the router's `lease_ttl_s`.
+    LiteLLM keeps its cooldowns and filters: what they leave is what is chosen from. A call is counted on its instance
+    from the choice until LiteLLM's callback says that it succeeded or failed. LiteLLM says nothing of a call that its
+    client cancelled: that one is given back after the router's `lease_ttl_s`.
 
     Deployments are the router's instances by their `api_base`, with or without `/v1`. One that the router does not know
     is added with the profile that the router was made with.

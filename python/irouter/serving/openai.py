@@ -7,6 +7,7 @@ import json
 from typing import Any, Final
 
 from irouter._core import IrouterError
+from irouter.serving.request import encodable
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -67,7 +68,7 @@ def parse(path: str, raw: bytes) -> ApiRequest:
     return ApiRequest(
         body=body,
         model=model,
-        prompt="\n".join(prompts),
+        prompt=encodable("\n".join(prompts)),
         prompt_count=1 if chat else len(prompts),
         token_count=token_count,
         max_tokens=max_tokens,

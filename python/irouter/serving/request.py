@@ -101,6 +101,7 @@ class PreparedRequest:
             IrouterError: For a request without `prompt` and `prompt_tokens`, or a deadline that is not positive.
         """
         if prompt is not None:
+            prompt = encodable(prompt)
             blocks, tokens = text_blocks(prompt, block_tokens)
             prompt_blocks = blocks if prompt_blocks is None else prompt_blocks
             prompt_tokens = tokens if prompt_tokens is None else prompt_tokens
@@ -134,6 +135,11 @@ class PreparedRequest:
             return None
         finally:
             self.predict_s = time.perf_counter() - started
+
+
+def encodable(text: str) -> str:
+    """The text with `?` for halves of surrogate pairs, which JSON can have and UTF-8 cannot."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def number_of(name: str | int, *, bits: int) -> int:

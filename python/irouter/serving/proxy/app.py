@@ -171,7 +171,7 @@ class Proxy:
         arrived_s = time.monotonic()
         raw = await _body(request)
         asked = parse(request.path, raw)
-        prompt_bytes = len(asked.prompt.encode("utf-8", "surrogatepass"))
+        prompt_bytes = len(asked.prompt.encode())
         ratio = self._forwarder.prompt_ratio
         counted = asked.token_count if asked.token_count is not None else ratio.tokens(prompt_bytes)
         # The counts are estimates: whether a request really is too long is for the engine to say.

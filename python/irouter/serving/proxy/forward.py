@@ -184,7 +184,7 @@ class Forwarder:
         elif answer.ok and errand.generates:
             try:
                 data = json.loads(body)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._failure(lease, "its answer is not JSON", sent=True) from error
             usage = data.get("usage") if isinstance(data, dict) else None
             self._finish(

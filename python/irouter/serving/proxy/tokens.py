@@ -10,6 +10,8 @@ _BYTES_PER_TOKEN: Final = 4.0
 _WEIGHT: Final = 0.05
 # A piece with more text than so many tokens have on average has several.
 _ONE_TOKEN: Final = 2.0
+# An event that is longer is passed on, but not counted.
+_LONGEST_EVENT_BYTES: Final = 1 << 20
 # No text teaches a ratio beyond these.
 _LEAST_BYTES, _MOST_BYTES = 0.25, 32.0
 
@@ -60,6 +62,8 @@ class StreamCounter:
         """Takes in what came next."""
         lines = (self._rest + chunk).split(b"\n")
         self._rest = lines.pop()
+        if len(self._rest) > _LONGEST_EVENT_BYTES:
+            self._rest = b""
         for line in lines:
             if line.startswith(b"data:"):
                 self._event(line[5:].strip())
@@ -76,7 +80,7 @@ class StreamCounter:
                 if text:
                     self._pieces += 1
                     self.text_bytes += len(text.encode("utf-8", "surrogatepass"))
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             return  # what an engine says is passed on as it is; it only cannot be counted
         if isinstance(usage, dict):
             self.usage = usage
