@@ -143,6 +143,10 @@ bench-dynamo: $(VENV)/.dev build-release .venv-dynamo/.installed ## Simulation s
 bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and on a local Ray cluster
 	$(BIN)/python benches/python/scale_out.py
 
+.PHONY: bench-serve
+bench-serve: $(VENV)/.dev build-release ## What the proxy adds to a request, and its ceiling
+	$(BIN)/python benches/python/proxy_overhead.py
+
 TUNABLE = $(shell $(BIN)/python -c 'from irouter.evaluation.registry import registry; print(*[name for name, policy in registry().items() if policy.tunable])')
 
 .PHONY: tune

@@ -4,7 +4,7 @@ Importing this package imports NumPy and the compiled core, nothing heavier.
 """
 
 from irouter import _core
-from irouter._core import Decision, Impact, IrouterError, Profile, Router, Workload
+from irouter._core import Decision, Impact, IrouterError, Profile, Workload
 from irouter.evaluation import (
     Capacity,
     Comparison,
@@ -19,6 +19,7 @@ from irouter.evaluation import (
     simulate,
     tune,
 )
+from irouter.serving import Instance, Lease, Router
 
 __version__ = _core.VERSION
 
@@ -27,7 +28,9 @@ __all__ = [
     "Comparison",
     "Decision",
     "Impact",
+    "Instance",
     "IrouterError",
+    "Lease",
     "Point",
     "Profile",
     "Router",

@@ -240,6 +240,7 @@ class Router:
         overtaking_s: float = 30.0,
         dispatch_delay_s: float = 0.001,
         impact: Literal["forecast", "fast_forward", "linear"] | None = "forecast",
+        tenant_weights: dict[int, float] | None = None,
     ) -> Router:
         """A router with one instance per profile.
 
@@ -251,6 +252,7 @@ class Router:
             overtaking_s: The most predicted work, in seconds, that may overtake a request.
             dispatch_delay_s: Seconds from a decision until the engine has the request.
             impact: How the latency impact of each decision is estimated; None for not at all, which is faster.
+            tenant_weights: Shares of tenants in the central queue; a tenant that is not named has weight 1.
 
         Raises:
             IrouterError: For a bad profile, an unknown policy or form of the impact.
@@ -267,6 +269,7 @@ class Router:
         predicted_quantiles: Sequence[float] | None = None,
         prompt_blocks: Sequence[int] | None = None,
         priority: int = 0,
+        deadline_s: float | None = None,
         tenant: int = 0,
         session: int | None = None,
     ) -> int:
@@ -313,6 +316,18 @@ class Router:
             IrouterError: For an instance that takes no requests, or a request that does not wait.
         """
 
+    def place(self, key: int, *, now_s: float, excluded: Sequence[int] | None = None) -> Decision:
+        """Sends a waiting request now, past all others: where the policy places it, else by least predicted work.
+
+        Args:
+            key: The request.
+            now_s: The time.
+            excluded: Instances that it must not go to.
+
+        Raises:
+            IrouterError: When no ready instance outside of `excluded` can hold the request.
+        """
+
     def first_token(self, key: int, *, now_s: float, cached_tokens: int | None = None) -> None:
         """The first token of a request came; `cached_tokens` when the engine says what its prefix cache gave."""
 
@@ -333,6 +348,9 @@ class Router:
 
     def drain(self, instance: int, *, now_s: float) -> None:
         """An instance takes no more requests, and finishes those it has."""
+
+    def resume(self, instance: int, *, now_s: float) -> None:
+        """An instance that was draining takes requests again."""
 
     def leave(self, instance: int, *, now_s: float) -> list[int]:
         """An instance is gone; returns the callers' numbers of the requests lost with it."""
@@ -356,6 +374,10 @@ class Router:
     @property
     def in_flight(self) -> list[int]:
         """Requests on each instance, by number."""
+
+    @property
+    def instances(self) -> list[dict[str, Any]]:
+        """Every instance ever known, by number: what is on it, `status` (ready, draining, gone) and `generation`."""
 
     @property
     def fallbacks(self) -> int:
@@ -470,6 +492,72 @@ def kendall_tau_b(one: NDArray[np.float64], other: NDArray[np.float64]) -> float
 
     Raises:
         IrouterError: For columns of different lengths.
+    """
+
+@final
+class Engine:
+    """One emulated instance: the engine model of the simulator, driven by explicit time."""
+
+    def __new__(
+        cls, profile: str, *, seed: int = 0, step_noise: float = 0.0, progress_tokens: int = 1
+    ) -> Engine:
+        """An idle engine at time 0.
+
+        Args:
+            profile: Profile as JSON.
+            seed: Seed of the noise.
+            step_noise: Sigma of the log-normal noise on step times.
+            progress_tokens: It tells of every multiple of so many tokens.
+
+        Raises:
+            IrouterError: For a bad profile or a value out of range.
+        """
+
+    def submit(
+        self,
+        tag: int,
+        *,
+        now_s: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        prompt_blocks: Sequence[int] | None = None,
+    ) -> int:
+        """Adds a request that will produce `output_tokens`.
+
+        Returns:
+            Its slot, valid until it has finished or was cancelled.
+
+        Raises:
+            IrouterError: For a request that can never run here.
+        """
+
+    def cancel(self, slot: int, *, now_s: float) -> None:
+        """Takes a request out at the next step."""
+
+    def advance(self, now_s: float) -> list[tuple[str, int, float, int]]:
+        """Runs up to `now_s`.
+
+        Returns:
+            What happened, in order: `(kind, tag, at_s, tokens)` with the kinds `admitted` (tokens from the
+            prefix cache), `first_token`, `progress` (tokens so far), `preempted`, `finished` and `cancelled`.
+        """
+
+    def next_event_s(self) -> float | None:
+        """A time before which nothing more happens if no further call is made; None when nothing is to come."""
+
+    @property
+    def load(self) -> dict[str, Any]:
+        """What it holds: `waiting`, `running`, `queued_prefill_tokens`, `kv_usage` (0 to 1)."""
+
+def text_blocks(text: str, block_tokens: int) -> tuple[list[int], int]:
+    """Hashes of the full blocks of a prompt's text, and the tokens that the text is taken to have.
+
+    Args:
+        text: The prompt.
+        block_tokens: Tokens per block; four bytes of the text are taken as one.
+
+    Returns:
+        The hashes, each covering the text up to the end of its block, and the number of tokens.
     """
 
 def run_experiment(

@@ -113,12 +113,7 @@ def test_a_simulation_of_a_process_that_fails_stops(tmp_path: Path) -> None:
 
 
 def test_a_router_takes_a_process_as_a_policy() -> None:
-    profile = json.dumps(irouter.profiles.load("llama-3.1-8b@a100"))
-    router = irouter.Router([profile] * 2, EXAMPLE)
-    placed = []
-    for number in range(2):
-        router.submit(number, now_s=0.0, prompt_tokens=100, max_tokens=50)
-        decision = router.decide(0.0)
-        assert isinstance(decision, irouter.Decision)
-        placed.append(decision.instance)
-    assert (placed, router.fallbacks) == ([0, 1], 0)
+    with irouter.Router(["http://a:1", "http://b:1"], EXAMPLE, profile="llama-3.1-8b@a100") as router:
+        leases = [router.try_route(prompt_tokens=100, max_tokens=50) for _ in range(2)]
+        assert [lease and lease.url for lease in leases] == ["http://a:1", "http://b:1"]
+        assert router.statistics.fallbacks == 0

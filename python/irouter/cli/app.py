@@ -3,7 +3,20 @@
 import typer
 
 from irouter import __version__
-from irouter.cli import bench, calibrate, capacity, compare, listing, predictor, reproduce, simulate, tune
+from irouter.cli import (
+    bench,
+    calibrate,
+    capacity,
+    compare,
+    engine,
+    listing,
+    predictor,
+    replay,
+    reproduce,
+    serve,
+    simulate,
+    tune,
+)
 from irouter.cli.console import out
 
 app = typer.Typer(
@@ -20,6 +33,9 @@ app.command(epilog=capacity.EXAMPLES)(capacity.capacity)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=tune.EXAMPLES)(tune.tune)
+app.command(epilog=replay.EXAMPLES)(replay.replay)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command(epilog=engine.EXAMPLES)(engine.engine)
 app.command()(listing.scenarios)
 app.command()(listing.policies)
 app.add_typer(bench.app, name="bench")

@@ -53,6 +53,11 @@ class PolicyChoice:
             return {"name": self.name, "options": dict(self.options), "label": self.as_label}
         return {"name": self.name, "options": dict(self.options)} if self.options else self.name
 
+    def to_spec(self) -> str:
+        """The policy as `irouter._core.Router` takes it, where it is no function."""
+        data = self.to_data()
+        return data if isinstance(data, str) else json.dumps(data)
+
 
 def choice_of(policy: str | PolicyFunction | PolicyChoice) -> PolicyChoice:
     """The policy that a name, a name with options, or a function stands for; a choice stands for itself.

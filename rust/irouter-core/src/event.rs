@@ -21,6 +21,11 @@ pub enum Event {
         /// Which.
         instance: InstanceId,
     },
+    /// An instance that was draining takes requests again.
+    Resumed {
+        /// Which.
+        instance: InstanceId,
+    },
     /// An instance is gone, and every request on it is lost.
     Left {
         /// Which.

@@ -6,8 +6,8 @@
 //!                              └── events: first token, progress, finished ◀┘
 //! ```
 //!
-//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`error`], [`length`], [`censored`], [`history`], [`trees`],
-//! [`network`], [`request`], [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
+//! Modules use only those above them: [`time`], [`ids`], [`hash`], [`prompt`], [`error`], [`length`], [`censored`], [`history`],
+//! [`trees`], [`network`], [`request`], [`profile`], [`engine`], [`state`], [`impact`], [`queue`], [`policy`], [`router`].
 
 pub mod censored;
 pub mod decision;
@@ -22,6 +22,7 @@ pub mod length;
 pub mod network;
 pub mod policy;
 pub mod profile;
+pub mod prompt;
 pub mod queue;
 pub mod request;
 pub mod router;

@@ -263,6 +263,38 @@ impl Router {
         self.send(request, instance, now, false)
     }
 
+    /// Sends a waiting request now, where the policy places it or, when that is one of `excluded` or the policy fails, where
+    /// the least work is predicted. For hosts that cannot wait; the request overtakes all others.
+    ///
+    /// # Errors
+    /// [`Error::NoInstance`] when no ready instance outside of `excluded` can hold the request, [`Error::Policy`] for a request
+    /// that does not wait.
+    pub fn place(&mut self, key: RequestKey, excluded: &[InstanceId], now: Picos) -> Result<Decision> {
+        self.clock(now)?;
+        self.state.advance_twins(now)?;
+        let Some((request, _)) = self.state.waiting(key) else {
+            let message = format!("{key} is to be placed, but does not wait");
+            return Err(Error::Policy { policy: self.policy_name.clone(), message });
+        };
+        let placed = self.policy.place(&ClusterView::new(now, &self.state), request);
+        let failed =
+            match placed.and_then(|instance| self.check(Verdict::Dispatch { request: key, instance })) {
+                Ok(Verdict::Dispatch { instance, .. }) if !excluded.contains(&instance) => {
+                    return self.send(key, instance, now, false);
+                }
+                Err(error) if !matches!(error, Error::NoInstance { .. }) => Some(error),
+                _ => None,
+            };
+        let eligible = |instance: &InstanceState| !excluded.contains(&instance.id());
+        let Some(Verdict::Dispatch { instance, .. }) = self.least_work(key, eligible) else {
+            return Err(Error::NoInstance { known: self.state.instances().len() });
+        };
+        let fallback = failed.is_some();
+        self.failures += u64::from(fallback);
+        self.last_failure = failed.or(self.last_failure.take());
+        self.send(key, instance, now, fallback)
+    }
+
     /// Takes in an event at the time at which the router learns of it. Returns the caller's numbers of the requests that
     /// it ended without a result: those on an instance that left.
     ///
@@ -273,6 +305,7 @@ impl Router {
         match event {
             Event::Joined { instance, config } => self.state.joined(instance, config)?,
             Event::Draining { instance } => self.state.draining(instance)?,
+            Event::Resumed { instance } => self.state.resumed(instance)?,
             Event::Left { instance } => {
                 let keys = self.state.left(instance)?;
                 let lost = keys.into_iter().map(|key| self.release(key, None, false, now)).collect();

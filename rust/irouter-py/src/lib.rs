@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod detach;
+mod engine;
 mod environment;
 mod error;
 mod experiment;
@@ -20,6 +21,8 @@ mod _core {
     #[pymodule_export]
     use crate::calibrate::{fit_requests, fit_steps};
     #[pymodule_export]
+    use crate::engine::Engine;
+    #[pymodule_export]
     use crate::environment::VectorEnvironment;
     #[pymodule_export]
     use crate::error::IrouterError;
@@ -34,7 +37,7 @@ mod _core {
     #[pymodule_export]
     use crate::profile::{Profile, capacity};
     #[pymodule_export]
-    use crate::router::{Decision, Impact, Router};
+    use crate::router::{Decision, Impact, Router, text_blocks};
     #[pymodule_export]
     use crate::workload::Workload;
 

@@ -1,18 +1,22 @@
 //! The router, for hosts that keep their own time and transport.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use irouter_core::engine::EngineConfig;
 use irouter_core::impact::Form;
 use irouter_core::policy::PolicySpec;
+use irouter_core::state::{InstanceState, Status};
 use irouter_core::{
     EngineReport, Error, Event, InstanceId, LengthDistribution, Outcome, Picos, Request, RequestKey,
-    RouterConfig, TenantId,
+    RouterConfig, TenantId, prompt,
 };
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::PyDict;
 
 use crate::error::{IrouterError, to_python};
-use crate::policy::{PythonPolicy, named};
+use crate::policy::{Figures, PythonPolicy, named};
 
 /// The latency impact of placing a request on an instance; times are from the decision on.
 #[pyclass(frozen, get_all, module = "irouter._core")]
@@ -120,7 +124,7 @@ pub(crate) struct Router {
     inner: Mutex<irouter_core::Router>,
 }
 
-fn time(seconds: f64) -> PyResult<Picos> {
+pub(crate) fn time(seconds: f64) -> PyResult<Picos> {
     Picos::from_seconds(seconds).ok_or_else(|| {
         to_python(Error::field("now_s", seconds, "seconds that fit 106 days from the clock's epoch"))
     })
@@ -142,9 +146,10 @@ impl Router {
         self.lock().observe(event, now).map_err(to_python)
     }
 
-    /// The router is a state machine without callbacks into itself: a panic in between leaves it readable.
+    /// The router is a state machine without callbacks into itself: a panic in between leaves it readable. Waits without the
+    /// GIL, which the thread that has the router needs when its policy is a Python callable.
     fn lock(&self) -> std::sync::MutexGuard<'_, irouter_core::Router> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        Python::attach(|py| self.inner.lock_py_attached(py)).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,10 +158,11 @@ impl Router {
     /// A router with one instance per profile (JSON text). `policy` is a name with options as for `irouter compare`, or a
     /// callable `(request, instances) -> instance number`. A request is held for at most `max_hold_s` seconds (infinity: for
     /// ever) while an engine has room. `impact` says how the latency impact of each decision is estimated: `"forecast"`,
-    /// `"fast_forward"`, `"linear"`, or None for not at all.
+    /// `"fast_forward"`, `"linear"`, or None for not at all. Tenants without a weight have weight 1.
     #[new]
     #[pyo3(signature = (
         profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001, impact=Some("forecast"),
+        tenant_weights=None,
     ))]
     fn new(
         profiles: Vec<String>,
@@ -166,12 +172,15 @@ impl Router {
         overtaking_s: f64,
         dispatch_delay_s: f64,
         impact: Option<&str>,
+        tenant_weights: Option<BTreeMap<u32, f64>>,
     ) -> PyResult<Self> {
+        let weights = tenant_weights.unwrap_or_default().into_iter();
         let config = RouterConfig {
             max_hold: if max_hold_s == f64::INFINITY { None } else { Some(time(max_hold_s)?) },
             overtaking_seconds: overtaking_s,
             dispatch_delay: time(dispatch_delay_s)?,
             impact: impact.map(Form::parse).transpose().map_err(to_python)?,
+            tenant_weights: weights.map(|(tenant, weight)| (TenantId(tenant), weight)).collect(),
             ..RouterConfig::default()
         };
         let mut router = if policy.is_callable() {
@@ -194,10 +203,10 @@ impl Router {
     /// Takes a request into the central queue and returns its handle.
     ///
     /// The output length is given as one expected number of tokens, or as quantiles at `LENGTH_LEVELS`; without either,
-    /// `max_tokens` is expected.
+    /// `max_tokens` is expected. `deadline_s` is on the clock of `now_s`.
     #[pyo3(signature = (
         request_id, *, now_s, prompt_tokens, max_tokens, predicted_tokens=None, predicted_quantiles=None,
-        prompt_blocks=None, priority=0, tenant=0, session=None,
+        prompt_blocks=None, priority=0, deadline_s=None, tenant=0, session=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "one keyword per field of a request")]
     fn submit(
@@ -210,6 +219,7 @@ impl Router {
         predicted_quantiles: Option<[f64; irouter_core::length::LEVELS.len()]>,
         prompt_blocks: Option<Vec<u64>>,
         priority: i32,
+        deadline_s: Option<f64>,
         tenant: u32,
         session: Option<u64>,
     ) -> PyResult<u64> {
@@ -231,7 +241,7 @@ impl Router {
             predicted: Arc::new(predicted),
             prompt_blocks: prompt_blocks.map(Arc::from),
             priority,
-            deadline: None,
+            deadline: deadline_s.map(time).transpose()?,
             tenant: TenantId(tenant),
             session,
             true_output_tokens: None,
@@ -273,6 +283,15 @@ impl Router {
     #[pyo3(signature = (key, instance, *, now_s))]
     fn dispatch(&self, key: u64, instance: u32, now_s: f64) -> PyResult<Decision> {
         let decision = self.lock().dispatch(unpack(key), InstanceId(instance), time(now_s)?);
+        decision.map(Decision::from).map_err(to_python)
+    }
+
+    /// Sends a waiting request now, past all others: where the policy places it or, when that is one of `excluded`, where the
+    /// least work is predicted.
+    #[pyo3(signature = (key, *, now_s, excluded=None))]
+    fn place(&self, key: u64, now_s: f64, excluded: Option<Vec<u32>>) -> PyResult<Decision> {
+        let excluded: Vec<InstanceId> = excluded.unwrap_or_default().into_iter().map(InstanceId).collect();
+        let decision = self.lock().place(unpack(key), &excluded, time(now_s)?);
         decision.map(Decision::from).map_err(to_python)
     }
 
@@ -319,6 +338,12 @@ impl Router {
         self.observe(Event::Draining { instance: InstanceId(instance) }, now_s).map(drop)
     }
 
+    /// An instance that was draining takes requests again.
+    #[pyo3(signature = (instance, *, now_s))]
+    fn resume(&self, instance: u32, now_s: f64) -> PyResult<()> {
+        self.observe(Event::Resumed { instance: InstanceId(instance) }, now_s).map(drop)
+    }
+
     /// An instance is gone; returns the callers' numbers of the requests lost with it.
     #[pyo3(signature = (instance, *, now_s))]
     fn leave(&self, instance: u32, now_s: f64) -> PyResult<Vec<u64>> {
@@ -349,7 +374,21 @@ impl Router {
     /// Requests on each instance, by number.
     #[getter]
     fn in_flight(&self) -> Vec<u32> {
-        self.lock().state().instances().iter().map(irouter_core::state::InstanceState::in_flight).collect()
+        self.lock().state().instances().iter().map(InstanceState::in_flight).collect()
+    }
+
+    /// Every instance ever known, by number: `status`, `generation`, and what is on it.
+    #[getter]
+    fn instances<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        // Collected first: the guard is never held across the interpreter.
+        let seen: Vec<_> = self.lock().state().instances().iter().map(seen).collect();
+        let entry = |(figures, status, generation): &(Figures, Status, u32)| {
+            let entry = figures.to_dict(py)?;
+            entry.set_item("status", status.describe())?;
+            entry.set_item("generation", generation)?;
+            Ok(entry)
+        };
+        seen.iter().map(entry).collect()
     }
 
     /// How often the policy failed and the least predicted work decided instead.
@@ -359,7 +398,18 @@ impl Router {
     }
 }
 
-fn engine_config(profile: &str) -> PyResult<EngineConfig> {
+fn seen(instance: &InstanceState) -> (Figures, Status, u32) {
+    (Figures::new(instance), instance.status(), instance.generation())
+}
+
+/// Hashes of the full blocks of `block_tokens` tokens of a prompt's text, each covering the text up to its end, and the
+/// tokens that the text is taken to have.
+#[pyfunction]
+pub(crate) fn text_blocks(text: &str, block_tokens: u32) -> (Vec<u64>, u32) {
+    (prompt::text_blocks(text, block_tokens), prompt::text_tokens(text))
+}
+
+pub(crate) fn engine_config(profile: &str) -> PyResult<EngineConfig> {
     irouter_core::Profile::from_json(profile)
         .and_then(|profile| EngineConfig::new(&profile))
         .map_err(to_python)

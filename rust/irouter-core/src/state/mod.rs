@@ -344,6 +344,18 @@ impl State {
         Ok(())
     }
 
+    /// A draining instance takes requests again, with all that it holds.
+    pub(crate) fn resumed(&mut self, id: InstanceId) -> Result<()> {
+        let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;
+        if instance.status != Status::Draining {
+            let reason = format!("it is {}", instance.status.describe());
+            return Err(Error::ImpossibleEvent { event: "resumed", subject: id.to_string(), reason });
+        }
+        instance.status = Status::Ready;
+        self.ready += 1;
+        Ok(())
+    }
+
     /// An instance is gone. Returns the keys of the requests it held, which are still to be released.
     pub(crate) fn left(&mut self, id: InstanceId) -> Result<Vec<RequestKey>> {
         let instance = self.instances.get_mut(id.index()).ok_or(Error::UnknownInstance { instance: id })?;

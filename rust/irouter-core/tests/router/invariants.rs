@@ -14,6 +14,7 @@ enum Action {
     Cancel(usize),
     Leave(u32),
     Drain(u32),
+    Resume(u32),
     Join(u32),
     Wait(i64),
 }
@@ -29,6 +30,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => any::<usize>().prop_map(Action::Cancel),
         1 => (0..4u32).prop_map(Action::Leave),
         1 => (0..4u32).prop_map(Action::Drain),
+        1 => (0..4u32).prop_map(Action::Resume),
         2 => (0..4u32).prop_map(Action::Join),
         4 => (0..2_000i64).prop_map(Action::Wait),
     ]
@@ -62,6 +64,7 @@ fn act(router: &mut Router, keys: &mut Vec<RequestKey>, now: &mut Picos, number:
         Action::Fail(index) => pick(keys, index).map(|request| Event::Failed { request }),
         Action::Cancel(index) => pick(keys, index).map(|request| Event::Cancelled { request }),
         Action::Leave(instance) => Some(Event::Left { instance: InstanceId(instance) }),
+        Action::Resume(instance) => Some(Event::Resumed { instance: InstanceId(instance) }),
         Action::Drain(instance) => Some(Event::Draining { instance: InstanceId(instance) }),
         Action::Join(number) => {
             Some(Event::Joined { instance: InstanceId(number), config: engine(64, 4096) })

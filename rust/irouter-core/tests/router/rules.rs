@@ -43,6 +43,26 @@ fn a_request_held_for_max_hold_goes_where_the_least_work_is() {
 }
 
 #[test]
+fn a_request_is_placed_past_those_that_are_held_and_not_where_it_must_not_go() {
+    let mut router = router(Holder, RouterConfig::default(), 3);
+    let held = router.submit(request(1, Picos::ZERO, 100, 10), Picos::ZERO).unwrap();
+    let mut place = |id, excluded: &[u32]| {
+        let key = router.submit(request(id, Picos::ZERO, 100, 10), Picos::ZERO).unwrap();
+        let excluded: Vec<InstanceId> = excluded.iter().copied().map(InstanceId).collect();
+        router.place(key, &excluded, Picos::ZERO).map(|decision| (decision.id, decision.instance.0))
+    };
+    assert_eq!(place(2, &[]), Ok((2, 0)), "where the policy places it");
+    assert_eq!(place(3, &[0]), Ok((3, 1)), "where the least work is");
+    assert_eq!(place(4, &[0]), Ok((4, 2)));
+    assert_eq!(place(5, &[0, 1, 2]), Err(Error::NoInstance { known: 3 }));
+    assert_eq!(router.failures().0, 0);
+    assert!(router.state().waiting(held).is_some());
+    let placed = router.place(held, &[], Picos::ZERO).unwrap();
+    assert_eq!((placed.id, placed.fallback), (1, false));
+    assert!(matches!(router.place(held, &[], Picos::ZERO), Err(Error::Policy { .. })));
+}
+
+#[test]
 fn an_expired_hold_waits_for_room() {
     let config = RouterConfig { max_hold: Some(seconds(1)), ..RouterConfig::default() };
     let mut router = Router::new("test", Box::new(Holder), config).unwrap();

@@ -1,0 +1,94 @@
+"""`irouter serve`."""
+
+import logging
+import ssl
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from irouter._core import IrouterError
+from irouter._extras import require
+from irouter.cli.console import out
+
+EXAMPLES = """[bold]Examples[/bold]
+
+irouter serve --instance http://10.0.0.1:8000 --instance http://10.0.0.2:8000 --port 8080
+
+irouter serve --config proxy.toml --policy ordered_hold
+"""
+
+
+def serve(
+    *,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Base URL of an engine; once for each. In place of those of the file.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port; 8080 without it, 0 for a free one.", show_default=False),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on; 127.0.0.1 without it. Others need an API key.", show_default=False
+        ),
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="The policy.", show_default=False)] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="What the engines are like: a profile or a .json file.", show_default=False),
+    ] = None,
+    decision_log: Annotated[
+        Path | None, typer.Option(help="Write the decision log here, for irouter replay.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings (docs/serve.md).", show_default=False)
+    ] = None,
+) -> None:
+    """Run the reference proxy: the OpenAI API in front of several engines."""
+    for module in ("aiohttp", "prometheus_client"):
+        require(module, extra="serve", purpose="irouter serve")
+    from irouter.serving.http_server import run, serve_app  # noqa: PLC0415 - needs the extra
+    from irouter.serving.proxy import make_app, read_config  # noqa: PLC0415 - needs the extra
+    from irouter.serving.proxy.journal import LOGGER, JsonFormatter  # noqa: PLC0415 - with the others
+
+    changes = {
+        "instances": instance,
+        "port": port,
+        "host": host,
+        "policy": policy,
+        "profile": profile,
+        "decision_log": None if decision_log is None else str(decision_log),
+    }
+    settings = read_config(config, changes)
+    tls = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            tls.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise IrouterError(f"tls_certificate {settings.tls_certificate}: {error}") from error
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+    async def main() -> None:
+        app, proxy = make_app(settings)
+
+        def ready(url: str) -> None:
+            out.print(
+                f"{settings.policy} over {len(settings.instances)} instances at {url}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+        await serve_app(app, host=settings.host, port=settings.port, ready=ready, drain=proxy.drain, tls=tls)
+
+    run(main())

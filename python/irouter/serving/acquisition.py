@@ -1,0 +1,119 @@
+"""Waiting for a lease, in an event loop or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from irouter._core import IrouterError
+from irouter.serving.lease import Ending, Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from irouter.serving.machine import Machine
+    from irouter.serving.request import PreparedRequest
+
+
+class Acquisition:
+    """What `Router.acquire` returns: `async with` it in a coroutine, `with` it in a thread, once.
+
+    Either gives the lease. Who waits sleeps until its own request is decided; nobody else is woken then.
+    """
+
+    def __init__(
+        self, machine: Machine, prepare: Callable[[], PreparedRequest], exclude: tuple[str, ...]
+    ) -> None:
+        self._machine = machine
+        self._prepare: Callable[[], PreparedRequest] | None = prepare
+        self._exclude = exclude
+        self._lease: Lease | None = None
+
+    async def __aenter__(self) -> Lease:
+        request = self._begin()
+        if self._exclude:
+            return self._place(request)
+        loop, owner = asyncio.get_running_loop(), threading.get_ident()
+        decided: asyncio.Future[None] | None = None
+
+        def make_wake() -> Callable[[], object]:
+            nonlocal decided
+            future = decided = loop.create_future()
+
+            def wake() -> None:
+                if threading.get_ident() == owner:
+                    _resolve(future)
+                else:
+                    loop.call_soon_threadsafe(_resolve, future)
+
+            return wake
+
+        ticket = self._machine.submit(request, make_wake)
+        if decided is not None:
+            try:
+                await decided
+            except GeneratorExit:
+                # The event loop is gone and the collector may be running this: it must take no lock.
+                self._machine.end_soon(ticket, Ending.DROPPED)
+                raise
+            except BaseException:
+                self._machine.end(ticket, Ending.CANCELLED)
+                raise
+        self._lease = self._machine.lease(ticket)
+        return self._lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def __enter__(self) -> Lease:
+        request = self._begin()
+        if self._exclude:
+            return self._place(request)
+        if asyncio._get_running_loop() is not None:
+            raise IrouterError("`with router.acquire()` would block the event loop, expected `async with`")
+        # A bare lock: unlike `threading.Event` it can be released from a finaliser that interrupts its owner.
+        decided: threading.Lock | None = None
+
+        def make_wake() -> Callable[[], object]:
+            nonlocal decided
+            decided = threading.Lock()
+            decided.acquire()
+            return decided.release
+
+        ticket = self._machine.submit(request, make_wake)
+        if decided is not None:
+            try:
+                decided.acquire()
+            except BaseException:
+                self._machine.end(ticket, Ending.CANCELLED)
+                raise
+        self._lease = self._machine.lease(ticket)
+        return self._lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            self._lease.__exit__(kind, error, trace)
+
+    def _begin(self) -> PreparedRequest:
+        if self._prepare is None:
+            raise IrouterError("an acquisition was entered twice, expected one for each request")
+        prepare, self._prepare = self._prepare, None
+        return prepare()
+
+    def _place(self, request: PreparedRequest) -> Lease:
+        ticket = self._machine.place(request, overtake=True, exclude=self._exclude)
+        if ticket is None:
+            raise AssertionError("a request that overtakes is placed")
+        self._lease = self._machine.lease(ticket)
+        return self._lease
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,72 @@
+"""The decision log: every event and decision, in order, so that they can be had again."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from irouter._core import VERSION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG_VERSION: Final = 1
+# Records that may wait for the disk; a disk that is so far behind is a broken one.
+_MOST_PENDING: Final = 100_000
+
+
+class DecisionLog:
+    """Writes JSON lines from a thread of its own, so that no decision waits for a disk.
+
+    The first line says what router it was. The file ends, with a line that says so, at its limit in bytes, or
+    when the disk does not keep up: what is there can always be replayed.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int, header: dict[str, Any]) -> None:
+        """Begins a new file.
+
+        Raises:
+            OSError: When it cannot be written.
+        """
+        self._pending: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._limit_bytes = limit_bytes
+        self._file = path.open("w", encoding="utf-8")
+        self._complete = True
+        self.write({"log": "irouter", "version": LOG_VERSION, "irouter": VERSION, **header})
+        self._thread = threading.Thread(target=self._run, name="irouter-log", daemon=True)
+        self._thread.start()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Adds a record, which the caller does not change any more."""
+        if self._complete:
+            if self._pending.qsize() >= _MOST_PENDING:
+                self._complete = False
+                record = {"event": "incomplete", "reason": "the disk did not keep up"}
+            self._pending.put(record)
+
+    def close(self) -> None:
+        """Writes what is pending and closes the file."""
+        self._pending.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        written = 0
+        with self._file:
+            while (record := self._pending.get()) is not None:
+                line = json.dumps(record, separators=(",", ":")) + "\n"
+                written += len(line)
+                if written > self._limit_bytes:
+                    line = json.dumps({"event": "incomplete", "reason": "the log is at its limit"}) + "\n"
+                    self._complete = False
+                try:
+                    self._file.write(line)
+                    if self._pending.empty():
+                        self._file.flush()
+                except OSError as error:
+                    self._complete = False
+                    warnings.warn(f"the decision log ends: {error}", RuntimeWarning, stacklevel=1)
+                if not self._complete and record.get("event") != "incomplete":
+                    return

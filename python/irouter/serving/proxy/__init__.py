@@ -1,0 +1,6 @@
+"""The reference reverse proxy: the OpenAI API in front of several instances, routed by `irouter.Router`."""
+
+from irouter.serving.proxy.app import Proxy, make_app
+from irouter.serving.proxy.config import ApiKey, ProxyConfig, read_config
+
+__all__ = ["ApiKey", "Proxy", "ProxyConfig", "make_app", "read_config"]

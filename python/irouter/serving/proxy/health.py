@@ -1,0 +1,93 @@
+"""Which instances can be asked: a circuit breaker for each, closed again by its health."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from irouter.serving.proxy.journal import note
+
+if TYPE_CHECKING:
+    from irouter.serving.proxy.config import ProxyConfig
+    from irouter.serving.router import Router
+
+
+@dataclasses.dataclass(slots=True)
+class _Breaker:
+    failures: int = 0
+    open_until_s: float | None = None
+
+
+class HealthKeeper:
+    """Takes an instance out after failures in a row, and back when it is well again.
+
+    Requests and health checks can fail. While an instance is out it gets no new requests, and those on it go
+    on. One that comes back without any on it starts clean, since it may be another process by then.
+    """
+
+    def __init__(self, router: Router, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
+        self._router = router
+        self._config = config
+        self._session = session
+        self._breakers = {instance.url: _Breaker() for instance in config.instances}
+        self._tasks = [asyncio.create_task(self._watch(url)) for url in self._breakers]
+
+    def ready_beside(self, urls: set[str]) -> int:
+        """Instances that take requests, beside some."""
+        return sum(
+            breaker.open_until_s is None and url not in urls for url, breaker in self._breakers.items()
+        )
+
+    def worked(self, url: str) -> None:
+        """An instance answered."""
+        self._breakers[url].failures = 0
+
+    def failed(self, url: str, reason: str) -> None:
+        """An instance failed a request, or to say that it is well."""
+        breaker = self._breakers[url]
+        breaker.failures += 1
+        if breaker.failures < self._config.failures_to_open:
+            return
+        if breaker.open_until_s is None:
+            self._router.drain_instance(url)
+            note("instance_out", instance=url, reason=reason, failures=breaker.failures)
+        breaker.open_until_s = time.monotonic() + self._config.open_s
+
+    async def close(self) -> None:
+        """Ends the watching."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, url: str) -> None:
+        breaker = self._breakers[url]
+        timeout = aiohttp.ClientTimeout(total=self._config.health_timeout_s)
+        while True:
+            await asyncio.sleep(self._config.health_interval_s)
+            try:
+                async with self._session.get(f"{url}/health", timeout=timeout) as answer:
+                    well, reason = answer.ok, f"health: status {answer.status}"
+            except (aiohttp.ClientError, TimeoutError) as error:
+                well, reason = False, f"health: {type(error).__name__}"
+            if not well:
+                self.failed(url, reason)
+            elif breaker.open_until_s is None:
+                # Its requests may fail while it says that it is well: only they forgive themselves.
+                continue
+            elif breaker.open_until_s <= time.monotonic():
+                self._take_back(url)
+                breaker.failures, breaker.open_until_s = 0, None
+                note("instance_back", instance=url)
+
+    def _take_back(self, url: str) -> None:
+        idle = any(entry.url == url and entry.in_flight == 0 for entry in self._router.instances)
+        if idle:
+            profiles = {instance.url: instance.profile for instance in self._config.instances}
+            self._router.remove_instance(url)
+            self._router.add_instance(url, profile=profiles[url])
+        else:
+            self._router.resume_instance(url)
