@@ -15,6 +15,7 @@ import numpy as np
 
 import irouter
 from irouter import profiles
+from irouter._core import Router
 from irouter.evaluation.traces import Trace
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def error_rows() -> Iterator[str]:
 def seconds_per_estimate(form: Form) -> float:
     """CPU seconds of one estimate, the least of several rounds."""
     profile = json.dumps(profiles.load("llama-3.1-8b@a100"))
-    router = irouter.Router([profile] * INSTANCES, "round_robin", impact=form)
+    router = Router([profile] * INSTANCES, "round_robin", impact=form)
     levels = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
     now_s = 0.0
 
