@@ -148,3 +148,6 @@ impl Policy for PaperAgent {
         Ok(Verdict::Hold { until: Some(self.ticks.next(view.now)) })
     }
 }
+
+#[cfg(test)]
+mod tests;
