@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -382,3 +383,37 @@ def test_a_router_does_not_cross_a_fork(small_profile: Path) -> None:
     assert process.exitcode == 0
     assert "forked" in answers.get()
     assert router.statistics.in_flight == 1, "the child's end is not the parent's"
+
+
+def test_a_clock_that_begins_anew_loses_no_request(small_profile: Path) -> None:
+    router, leases = held_router(small_profile, lease_ttl_s=30.0)
+    router.add_instance("http://c:8000")
+    router.drain_instance("http://c:8000")
+    leases[0].progress(33)
+    before = router.instances
+
+    async def main() -> None:
+        async def wait() -> str:
+            async with router.acquire(**REQUEST, deadline_s=20.0) as lease:
+                return lease.url
+
+        tasks = [asyncio.create_task(wait()) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        machine = router._machine
+        epoch_s = machine._epoch_s
+        machine._limits = dataclasses.replace(machine._limits, renew_after_s=0.01)
+        leases[0].progress(49)
+        machine._limits = dataclasses.replace(machine._limits, renew_after_s=1e9)
+        assert machine._epoch_s > epoch_s
+        assert router.statistics.waiting == 3
+        after = router.instances
+        assert (
+            [entry.status for entry in after] == [entry.status for entry in before] == ["ready", "draining"]
+        )
+        assert (after[0].in_flight, after[0].produced_tokens) == (8, 49)
+        for lease in leases:
+            lease.finish()
+        assert await asyncio.gather(*tasks) == [URLS[0]] * 3
+
+    asyncio.run(main())
+    assert_idle(router)

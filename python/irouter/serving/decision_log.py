@@ -42,10 +42,16 @@ class DecisionLog:
     def write(self, record: dict[str, Any]) -> None:
         """Adds a record, which the caller does not change any more."""
         if self._complete:
-            if self._pending.qsize() >= _MOST_PENDING:
+            if self._pending.qsize() < _MOST_PENDING:
+                self._pending.put(record)
+            else:
                 self._complete = False
-                record = {"event": "incomplete", "reason": "the disk did not keep up"}
-            self._pending.put(record)
+                self._pending.put({"event": "incomplete", "reason": "the disk did not keep up"})
+
+    def end(self, reason: str) -> None:
+        """Ends the log before its router ends."""
+        self.write({"event": "incomplete", "reason": reason})
+        self._complete = False
 
     def close(self) -> None:
         """Writes what is pending and closes the file."""
@@ -58,15 +64,17 @@ class DecisionLog:
             while (record := self._pending.get()) is not None:
                 line = json.dumps(record, separators=(",", ":")) + "\n"
                 written += len(line)
-                if written > self._limit_bytes:
+                ends = record.get("event") == "incomplete"
+                if written > self._limit_bytes and not ends:
                     line = json.dumps({"event": "incomplete", "reason": "the log is at its limit"}) + "\n"
-                    self._complete = False
+                    ends = True
                 try:
                     self._file.write(line)
                     if self._pending.empty():
                         self._file.flush()
                 except OSError as error:
-                    self._complete = False
                     warnings.warn(f"the decision log ends: {error}", RuntimeWarning, stacklevel=1)
-                if not self._complete and record.get("event") != "incomplete":
+                    ends = True
+                if ends:
+                    self._complete = False
                     return

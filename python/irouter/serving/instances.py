@@ -1,13 +1,19 @@
 """Instances by URL, and the numbers that the state machine knows them by."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import urllib.parse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from irouter import profiles
 from irouter._core import IrouterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from irouter._core import Router as Core
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +154,19 @@ class InstanceTable:
     def set_status(self, number: int, status: str) -> None:
         """Notes that an instance drains or is gone."""
         self._seats[number].status = status
+
+    def join_all(self, core: Core) -> None:
+        """Has every instance join a new state machine at its time 0."""
+        for number, seat in enumerate(self._seats):
+            core.join(number, seat.profile.text, now_s=0.0)
+
+    def restore_statuses(self, core: Core) -> None:
+        """Has those drain and leave again that did so before."""
+        for number, seat in enumerate(self._seats):
+            if seat.status == "draining":
+                core.drain(number, now_s=0.0)
+            elif seat.status == "gone":
+                core.leave(number, now_s=0.0)
 
     @property
     def ready(self) -> int:

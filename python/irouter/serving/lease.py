@@ -40,10 +40,12 @@ class Ticket:
     """What the router keeps of one request. Changed only while the machine is guarded."""
 
     __slots__ = (
+        "deadline_s",
         "decide_s",
         "decision",
         "ending",
         "error",
+        "fields",
         "key",
         "max_tokens",
         "news_s",
@@ -58,6 +60,8 @@ class Ticket:
     def __init__(self, number: int, key: int, request: PreparedRequest) -> None:
         self.number = number
         self.key = key
+        self.fields = request.fields
+        self.deadline_s: float | None = None
         self.prompt = request.prompt
         self.max_tokens = request.max_tokens
         self.predict_s = request.predict_s

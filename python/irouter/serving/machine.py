@@ -42,10 +42,12 @@ class Limits:
         lease_ttl_s: A lease of which nothing is heard for so long has failed; it is found within a quarter of
             the time more.
         max_waiting: Most requests that wait.
+        renew_after_s: When the state machine's clock, which ends after 106 days, begins anew.
     """
 
     lease_ttl_s: float
     max_waiting: int
+    renew_after_s: float = 90 * 86_400.0
 
 
 class Machine:
@@ -55,13 +57,19 @@ class Machine:
     """
 
     def __init__(
-        self, core: Core, limits: Limits, log: DecisionLog | None, learn: Callable[[str, int, int], None]
+        self,
+        make_core: Callable[[], Core],
+        limits: Limits,
+        log: DecisionLog | None,
+        learn: Callable[[str, int, int], None],
     ) -> None:
         """Args: `learn` is called with prompt, tokens and `max_tokens` of finished requests that kept their prompt."""
         self.table = InstanceTable()
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
-        self._core = core
+        self._make_core = make_core
+        self._core = make_core()
+        self._fallbacks_before = 0
         self._limits = limits
         self._log = log
         self._learn = learn
@@ -98,8 +106,8 @@ class Machine:
                     self._end(ticket, Ending.REFUSED, now)
                     raise QueueFullError(f"{self._limits.max_waiting} requests wait, expected fewer")
                 ticket.wake = make_wake()
-                if request.deadline_s is not None:
-                    self._await_deadline(ticket, now + request.deadline_s)
+                if ticket.deadline_s is not None:
+                    self._await_deadline(ticket, ticket.deadline_s)
             return ticket
 
     def place(self, request: PreparedRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
@@ -240,7 +248,7 @@ class Machine:
     @property
     def fallbacks(self) -> int:
         """How often the policy failed."""
-        return self._core.fallbacks
+        return self._fallbacks_before + self._core.fallbacks
 
     def close(self, why: str = "the router was closed") -> None:
         """Refuses all that waits and all that comes; leases that live are forgotten."""
@@ -270,7 +278,40 @@ class Machine:
             raise ClosedError(self._closed)
 
     def _now(self) -> float:
+        now = time.monotonic() - self._epoch_s
+        if now < self._limits.renew_after_s:
+            return now
+        self._renew(now)
         return time.monotonic() - self._epoch_s
+
+    def _renew(self, passed_s: float) -> None:
+        """Moves all that lives into a new state machine, whose clock begins anew: that of the old one would run out.
+
+        What the policy and the twins have learned begins anew too, and the decision log ends.
+        """
+        if self._log is not None:
+            self._log.end("the clock of the router begins anew")
+        self._fallbacks_before += self._core.fallbacks
+        core = self._core = self._make_core()
+        self.table.join_all(core)
+        tickets = sorted([*self._leased.values(), *self._waiting.values()], key=lambda ticket: ticket.number)
+        for ticket in tickets:
+            if ticket.deadline_s is not None:
+                ticket.deadline_s -= passed_s
+            ticket.news_s -= passed_s
+            ticket.key = core.submit(ticket.number, now_s=0.0, deadline_s=ticket.deadline_s, **ticket.fields)
+            if ticket.decision is not None:
+                core.dispatch(ticket.key, ticket.decision.instance, now_s=0.0)
+                if ticket.produced_tokens:
+                    core.progress(ticket.key, ticket.produced_tokens, now_s=0.0)
+        self.table.restore_statuses(core)
+        self._leased = {ticket.key: ticket for ticket in tickets if ticket.decision is not None}
+        self._waiting = {ticket.key: ticket for ticket in tickets if ticket.decision is None}
+        self._deadlines = [(at_s - passed_s, number, ticket) for at_s, number, ticket in self._deadlines]
+        self._sweep_s = None if self._sweep_s is None else self._sweep_s - passed_s
+        self._hold_until_s = None
+        self._changed = True
+        self._epoch_s += passed_s
 
     def _note(self, now: float, event: str, **fields: Any) -> None:
         if self._log is not None:
@@ -284,6 +325,7 @@ class Machine:
         self.submitted += 1
         self._note(now, "submitted", request=number, deadline_s=deadline_s, **request.fields)
         ticket = Ticket(number, key, request)
+        ticket.deadline_s = deadline_s
         self._waiting[key] = ticket
         self._attendant.start()
         return ticket

@@ -113,7 +113,7 @@ class Router:
                 number_of(name, bits=32): float(weight) for name, weight in (tenant_weights or {}).items()
             },
         }
-        core = Core([], choice.function or choice.to_spec(), **settings)
+        make_core = functools.partial(Core, [], choice.function or choice.to_spec(), **settings)
         self._default_profile = None if profile is None else LoadedProfile(profile)
         self._predictor = predictor
         self._failed_predictions = 0
@@ -123,7 +123,7 @@ class Router:
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._machine = Machine(core, Limits(lease_ttl_s, max_waiting), journal, self._learn)
+        self._machine = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal, self._learn)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)
