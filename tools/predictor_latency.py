@@ -56,7 +56,10 @@ def main() -> None:
     parser.add_argument(
         "--encoder", required=True, help="the encoder that was fine-tuned: a name, or a folder"
     )
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="calls of each kind; a fifth as many of batches"
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="prompts per call")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bins = Bins.from_data(prediction.read_card(arguments.folder).options["bins"])
@@ -68,7 +71,7 @@ def main() -> None:
     print(f"| tokens | batch | {' | '.join(f'{name}, ms' for name in runs)} | torch / fastest |")
     print("|---|---|" + "---|" * (len(runs) + 1))
     for size in SIZES:
-        for batch in BATCHES:
+        for batch in arguments.batches:
             repeats = arguments.repeats if batch == 1 else max(3, arguments.repeats // 5)
             seconds: dict[str, list[float]] = {name: [] for name in runs}
             for turn in range(repeats + 1):
