@@ -161,7 +161,7 @@ impl Router {
     /// `"fast_forward"`, `"linear"`, or None for not at all. Tenants without a weight have weight 1.
     #[new]
     #[pyo3(signature = (
-        profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001, impact=Some("forecast"),
+        profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001, impact="forecast",
         tenant_weights=None,
     ))]
     fn new(
