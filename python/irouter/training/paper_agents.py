@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import irouter
 from irouter.evaluation.policies import PolicyChoice
@@ -143,7 +143,10 @@ def main() -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    best = train(args, better=lambda trained: file.write_bytes(trained.weights) and None, log=log)
+    def keep(trained: Trained) -> None:
+        file.write_bytes(trained.weights)
+
+    best = train(args, better=keep, log=log)
     log(f"{file}: episode {best.episode}, mean E2E {best.ratio:.3f} of round robin")
 
 
