@@ -72,10 +72,10 @@ def test_the_greedy_agent_does_the_same_in_the_environment_and_as_a_policy() -> 
 
 def test_guidance_fades_and_the_future_comes_in() -> None:
     guide = {name: Args(guidance=guidance).guide for name, guidance in paper_agents.VARIANTS.items()}
-    assert guide["baseline"](1) == (0.0, 0.998)
-    assert guide["workload-aware"](7) == (1.0, 0.998)
+    assert guide["baseline"](1) == (0.0, 0.99)
+    assert guide["workload-aware"](7) == (1.0, 0.99)
     weight, future = guide["workload-guided"](2)
-    assert (weight, future) == pytest.approx((0.998 * np.exp(-1.0), 0.998 * (1 - np.exp(-1.0))))
+    assert (weight, future) == pytest.approx((0.99 * np.exp(-1.0), 0.99 * (1 - np.exp(-1.0))))
     exploration = [Args().exploration(episode) for episode in (1, 20, 21)]
     assert exploration == pytest.approx([1.0, 0.05, 0.0])
 

@@ -1,10 +1,13 @@
 """The environments keep Gymnasium's contract."""
 
+from collections.abc import Callable
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
 import irouter
 from irouter import IrouterError
@@ -76,6 +79,25 @@ def test_an_agent_that_takes_turns_gets_what_round_robin_gets() -> None:
         "paper-main", policies=["round_robin"], requests=200, seeds=1, first_seed=2
     ).policies
     assert lost / 200 == pytest.approx(figures["round_robin"]["e2e_mean_s"], rel=1e-9)
+
+
+def test_the_papers_reward_as_reconstructed_pays_less_for_holding_although_all_are_done_sooner() -> None:
+    env = RoutingEnv("paper-main", spec=PAPER)
+    capacity = [env.feature_names.index(f"instance_{instance}_free_capacity") for instance in range(4)]
+
+    def run(choose: Callable[[NDArray[np.float32], int], int]) -> tuple[float, float]:
+        shown, _ = env.reset(seed=3)
+        reward, seconds, step, over = 0.0, 0.0, 0, False
+        while not over:
+            shown, gained, terminated, truncated, info = env.step(np.int64(choose(shown[capacity], step)))
+            reward, seconds = reward + gained, seconds + info["elapsed_s"]
+            step, over = step + 1, terminated or truncated
+        return reward, seconds
+
+    turns, makespan_s = run(lambda _, step: step % 4)
+    holding, shorter_s = run(lambda free, _: int(free.argmax()) if free.max() > 0.1 else 4)
+    assert holding < turns
+    assert shorter_s < makespan_s
 
 
 def test_bad_values_are_named() -> None:

@@ -16,6 +16,8 @@ import irouter
 from irouter.evaluation.policies import PolicyChoice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from irouter.evaluation import Settings
     from irouter.training.double_dqn import Args, Episode, Guidance
 
@@ -28,6 +30,8 @@ VARIANTS: Final[dict[str, Guidance]] = {
 
 # Seeds on which a network is judged while it is trained: neither trained on nor reported.
 _VALIDATION: Final[Settings] = {"first_seed": 2_000_000, "seeds": 4}
+
+_JUDGED_EVERY: Final = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,12 +70,17 @@ def found(folder: Path, scenario: str) -> list[PolicyChoice]:
     return [choice(label(variant), file.read_bytes()) for variant, file in files.items() if file.is_file()]
 
 
-def train(args: Args, *, every: int = 2, log: Any = None) -> Trained:
-    """Trains an agent; its network is judged after the episodes without exploration.
+def train(
+    args: Args,
+    *,
+    better: Callable[[Trained], None] | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Trained:
+    """Trains an agent; its network is judged after every second episode.
 
     Args:
         args: What training depends on.
-        every: Judge after so many episodes.
+        better: Called whenever a network is better than all before it.
         log: Called with a line for each episode.
     """
     from irouter.training import double_dqn  # noqa: PLC0415 - torch is there when something is trained
@@ -84,13 +93,14 @@ def train(args: Args, *, every: int = 2, log: Any = None) -> Trained:
             f"episode {episode.number}: reward {episode.reward:.0f}, {episode.decisions} decisions, "
             f"{100 * episode.holds:.0f} % holds, loss {episode.loss:.4f}"
         )
-        after = episode.number - args.exploring_episodes
-        if episode.number == args.episodes or (after >= 0 and after % every == 0):
+        if episode.number == args.episodes or episode.number % _JUDGED_EVERY == 0:
             weights = double_dqn.weights(network, args)
             ratio = _validate(args, weights)
             line += f", mean E2E {ratio:.3f} of round robin"
             if ratio < best.ratio:
                 best = Trained(weights, episode.number, ratio)
+                if better is not None:
+                    better(best)
         if log is not None:
             log(line)
 
@@ -126,11 +136,18 @@ def main() -> None:
         seed=given.seed,
         guidance=VARIANTS[given.variant],
     )
-    trained = train(args, log=lambda line: sys.stdout.write(f"{line}\n") and sys.stdout.flush())
-    given.out.mkdir(parents=True, exist_ok=True)
     file = file_of(given.out, given.scenario, given.variant)
-    file.write_bytes(trained.weights)
-    sys.stdout.write(f"{file}: episode {trained.episode}, mean E2E {trained.ratio:.3f} of round robin\n")
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def log(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def keep(trained: Trained) -> None:
+        file.write_bytes(trained.weights)
+
+    best = train(args, better=keep, log=log)
+    log(f"{file}: episode {best.episode}, mean E2E {best.ratio:.3f} of round robin")
 
 
 if __name__ == "__main__":
