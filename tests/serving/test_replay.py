@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -85,6 +86,20 @@ def test_the_shadow_of_a_policy_without_chance_is_itself(small_profile: Path, tm
     own, other = result.shadows
     assert own.elsewhere == own.other_request == own.held == 0
     assert other.elsewhere > 0
+
+
+def test_what_numpy_gives_is_logged_and_replayed(small_profile: Path, tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+    with irouter.Router(URLS, "least_work", profile=small_profile, log=log) as router:
+        lengths, blocks = np.full(11, 7.5), np.array([1, 2**63 - 1])
+        with router.acquire(
+            prompt_tokens=int(blocks[0]) + 40,
+            max_tokens=50,
+            predicted_quantiles=lengths,
+            prompt_blocks=blocks.tolist(),
+        ):
+            pass
+    assert (replay(log).difference, replay(log).dispatches, replay(log).complete) == (None, 1, True)
 
 
 def test_a_log_ends_at_its_limit_and_what_is_there_is_replayed(small_profile: Path, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import threading
 import time
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import irouter
@@ -417,3 +419,45 @@ def test_a_clock_that_begins_anew_loses_no_request(small_profile: Path) -> None:
 
     asyncio.run(main())
     assert_idle(router)
+
+
+class Front:
+    """Answers as `irouter.prediction.PredictorService` does."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.learned: list[tuple[str, int, bool]] = []
+
+    def answer(self, prompt: str) -> Any:
+        self.asked.append("thread")
+        return types.SimpleNamespace(
+            prompt=prompt, lengths=types.SimpleNamespace(quantiles=np.full((1, 11), 40.0))
+        )
+
+    async def answer_async(self, prompt: str) -> Any:
+        await asyncio.sleep(0)
+        answer = self.answer(prompt)
+        self.asked[-1] = "loop"
+        return answer
+
+    def observe(self, answer: Any, output_tokens: int, *, cut: bool) -> None:
+        self.learned.append((answer.prompt, output_tokens, cut))
+
+
+def test_a_front_is_asked_without_blocking_the_loop_and_told_how_it_ended(small_profile: Path) -> None:
+    front = Front()
+    router = irouter.Router(URLS[:1], "least_work", profile=small_profile, predictor=front)
+
+    async def main() -> None:
+        async with router.acquire(prompt="in a loop", max_tokens=500) as lease:
+            assert router.instances[0].remaining_output_tokens == pytest.approx(40, abs=0.1)
+            lease.finish(tokens=41)
+
+    asyncio.run(main())
+    with router.acquire(prompt="in a thread", max_tokens=500) as lease:
+        lease.finish(tokens=500)
+    with router.acquire(prompt="known", max_tokens=500, predicted_quantiles=np.full(11, 7.0)):
+        assert router.instances[0].remaining_output_tokens == pytest.approx(7, abs=0.1)
+    assert front.asked == ["loop", "thread"]
+    assert front.learned == [("in a loop", 41, False), ("in a thread", 500, True)]
+    assert router.statistics.failed_predictions == 0

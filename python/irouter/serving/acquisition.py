@@ -10,9 +10,10 @@ from irouter._core import IrouterError
 from irouter.serving.lease import Ending, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from irouter.serving.foresight import Foresight
     from irouter.serving.machine import Machine
     from irouter.serving.request import PreparedRequest
 
@@ -24,15 +25,21 @@ class Acquisition:
     """
 
     def __init__(
-        self, machine: Machine, prepare: Callable[[], PreparedRequest], exclude: tuple[str, ...]
+        self,
+        machine: Machine,
+        prepare: Callable[[Foresight | None], PreparedRequest],
+        foresee: Callable[[], Awaitable[Foresight | None]],
+        exclude: tuple[str, ...],
     ) -> None:
         self._machine = machine
-        self._prepare: Callable[[], PreparedRequest] | None = prepare
+        self._prepare: Callable[[Foresight | None], PreparedRequest] | None = prepare
+        self._foresee = foresee
         self._exclude = exclude
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
-        request = self._begin()
+        prepare = self._begin()
+        request = prepare(await self._foresee())
         if self._exclude:
             return self._place(request)
         loop, owner = asyncio.get_running_loop(), threading.get_ident()
@@ -70,7 +77,7 @@ class Acquisition:
         self.__exit__(kind, error, trace)
 
     def __enter__(self) -> Lease:
-        request = self._begin()
+        request = self._begin()(None)
         if self._exclude:
             return self._place(request)
         if asyncio._get_running_loop() is not None:
@@ -100,11 +107,11 @@ class Acquisition:
         if self._lease is not None:
             self._lease.__exit__(kind, error, trace)
 
-    def _begin(self) -> PreparedRequest:
+    def _begin(self) -> Callable[[Foresight | None], PreparedRequest]:
         if self._prepare is None:
             raise IrouterError("an acquisition was entered twice, expected one for each request")
         prepare, self._prepare = self._prepare, None
-        return prepare()
+        return prepare
 
     def _place(self, request: PreparedRequest) -> Lease:
         ticket = self._machine.place(request, overtake=True, exclude=self._exclude)

@@ -62,7 +62,7 @@ class DecisionLog:
         written = 0
         with self._file:
             while (record := self._pending.get()) is not None:
-                line = json.dumps(record, separators=(",", ":")) + "\n"
+                line = json.dumps(record, separators=(",", ":"), default=_plain) + "\n"
                 written += len(line)
                 ends = record.get("event") == "incomplete"
                 if written > self._limit_bytes and not ends:
@@ -78,3 +78,8 @@ class DecisionLog:
                 if ends:
                     self._complete = False
                     return
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy, which callers may give, as JSON has them."""
+    return value.tolist()

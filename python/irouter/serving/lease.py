@@ -47,12 +47,12 @@ class Ticket:
         "error",
         "fields",
         "key",
+        "learn",
         "max_tokens",
         "news_s",
         "number",
         "predict_s",
         "produced_tokens",
-        "prompt",
         "url",
         "wake",
     )
@@ -62,9 +62,9 @@ class Ticket:
         self.key = key
         self.fields = request.fields
         self.deadline_s: float | None = None
-        self.prompt = request.prompt
+        self.learn = request.foresight.learn
         self.max_tokens = request.max_tokens
-        self.predict_s = request.predict_s
+        self.predict_s = request.foresight.seconds
         self.decide_s = 0.0
         self.decision: Decision | None = None
         self.url = ""

@@ -61,9 +61,7 @@ class Machine:
         make_core: Callable[[], Core],
         limits: Limits,
         log: DecisionLog | None,
-        learn: Callable[[str, int, int], None],
     ) -> None:
-        """Args: `learn` is called with prompt, tokens and `max_tokens` of finished requests that kept their prompt."""
         self.table = InstanceTable()
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
@@ -72,7 +70,7 @@ class Machine:
         self._fallbacks_before = 0
         self._limits = limits
         self._log = log
-        self._learn = learn
+        self.failed_predictions = 0
         self._epoch_s = time.monotonic()
         self._waiting: dict[int, Ticket] = {}
         self._leased: dict[int, Ticket] = {}
@@ -165,9 +163,13 @@ class Machine:
         if ticket.ending is None and self._closed is None:
             with self._guard:
                 ended = self._end(ticket, ending, self._now(), tokens=tokens, reason=reason)
-            if ended and ending is Ending.FINISHED and ticket.prompt is not None:
+            tokens = tokens or ticket.produced_tokens
+            if ended and ending is Ending.FINISHED and tokens and ticket.learn is not None:
                 # Outside of the lock: a predictor takes its time.
-                self._learn(ticket.prompt, tokens or ticket.produced_tokens, ticket.max_tokens)
+                try:
+                    ticket.learn(tokens, cut=tokens >= ticket.max_tokens)
+                except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
+                    self.failed_predictions += 1
 
     def end_soon(self, ticket: Ticket, ending: Ending) -> None:
         """A request ends, by the attendant: this takes no lock, so that finalisers can call it wherever they run."""
@@ -319,6 +321,7 @@ class Machine:
 
     def _take_in(self, request: PreparedRequest, now: float) -> Ticket:
         self._check_open()
+        self.failed_predictions += request.foresight.failed
         deadline_s = None if request.deadline_s is None else now + request.deadline_s
         number = self.submitted
         key = self._core.submit(number, now_s=now, deadline_s=deadline_s, **request.fields)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from irouter._core import IrouterError, text_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from irouter.serving.foresight import Foresight
 
 
 class RequestFields(TypedDict, total=False):
@@ -34,34 +38,11 @@ class RequestFields(TypedDict, total=False):
     prompt_blocks: Sequence[int] | None
     max_tokens: int | None
     predicted_tokens: int | None
-    predicted_quantiles: Sequence[float] | None
+    predicted_quantiles: Sequence[float] | NDArray[np.float64] | None
     session: str | int | None
     priority: int
     deadline_s: float | None
     tenant: str | int | None
-
-
-class LengthQuantiles(Protocol):
-    """Predicted output lengths."""
-
-    @property
-    def quantiles(self) -> Any:
-        """One row per prompt: quantiles at `LENGTH_LEVELS`, in tokens."""
-
-
-class Predictor(Protocol):
-    """Predicts output lengths from prompts. It is called in the caller's thread, and has to be quick there."""
-
-    def predict(self, prompts: Sequence[str], /) -> LengthQuantiles:
-        """Predicts the output length of each prompt."""
-
-
-@runtime_checkable
-class LearningPredictor(Predictor, Protocol):
-    """A predictor that is told of requests that finished."""
-
-    def observe(self, prompt: str, output_tokens: int, *, cut: bool) -> None:
-        """Learns how many tokens a request produced; `cut` when `max_tokens` ended it."""
 
 
 class PreparedRequest:
@@ -69,27 +50,25 @@ class PreparedRequest:
 
     Attributes:
         fields: Keywords of the state machine's `submit`, but for times.
-        prompt: Its text, where a predictor is to learn from it.
         deadline_s: Seconds from its arrival until it should be done.
         max_tokens: Most tokens that it may produce.
-        predict_s: Seconds that the predictor took.
-        prediction_failed: Whether the predictor raised.
+        foresight: What the predictor said.
     """
 
-    __slots__ = ("deadline_s", "fields", "max_tokens", "predict_s", "prediction_failed", "prompt")
+    __slots__ = ("deadline_s", "fields", "foresight", "max_tokens")
 
     def __init__(
         self,
         *,
         block_tokens: int,
         max_model_len: int,
-        predictor: Predictor | None,
+        foresight: Foresight,
         prompt: str | None = None,
         prompt_tokens: int | None = None,
         prompt_blocks: Sequence[int] | None = None,
         max_tokens: int | None = None,
         predicted_tokens: int | None = None,
-        predicted_quantiles: Sequence[float] | None = None,
+        predicted_quantiles: Sequence[float] | NDArray[np.float64] | None = None,
         session: str | int | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
@@ -109,10 +88,9 @@ class PreparedRequest:
             raise IrouterError("a request has neither `prompt` nor `prompt_tokens`, expected one")
         if deadline_s is not None and not (deadline_s > 0 and math.isfinite(deadline_s)):
             raise IrouterError(f"deadline_s is {deadline_s}, expected a positive number of seconds from now")
-        self.predict_s, self.prediction_failed = 0.0, False
-        if not (predictor is None or prompt is None or predicted_tokens or predicted_quantiles):
-            predicted_quantiles = self._predict(predictor, prompt)
-        self.prompt = prompt if isinstance(predictor, LearningPredictor) else None
+        if predicted_tokens is None and predicted_quantiles is None:
+            predicted_quantiles = foresight.quantiles
+        self.foresight = foresight
         self.deadline_s = deadline_s
         self.max_tokens = max(1, max_model_len - prompt_tokens) if max_tokens is None else max_tokens
         self.fields: dict[str, Any] = {
@@ -125,16 +103,6 @@ class PreparedRequest:
             "tenant": 0 if tenant is None else number_of(tenant, bits=32),
             "session": None if session is None else number_of(session, bits=64),
         }
-
-    def _predict(self, predictor: Predictor, prompt: str) -> list[float] | None:
-        started = time.perf_counter()
-        try:
-            return [float(quantile) for quantile in predictor.predict([prompt]).quantiles[0]]
-        except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
-            self.prediction_failed = True
-            return None
-        finally:
-            self.predict_s = time.perf_counter() - started
 
 
 def encodable(text: str) -> str:

@@ -12,9 +12,10 @@ from irouter._core import Router as Core
 from irouter.evaluation.policies import choice_of
 from irouter.serving.acquisition import Acquisition
 from irouter.serving.decision_log import DecisionLog
+from irouter.serving.foresight import Foresight, Predictor, PredictorFront, foresee, foresee_async
 from irouter.serving.instances import Instance, InstanceStatus, LoadedProfile, check_url
 from irouter.serving.machine import Limits, Machine
-from irouter.serving.request import LearningPredictor, Predictor, PreparedRequest, RequestFields, number_of
+from irouter.serving.request import PreparedRequest, RequestFields, encodable, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,7 +68,7 @@ class Router:
         policy: str | PolicyFunction = "least_work",
         *,
         profile: str | Path | None = None,
-        predictor: Predictor | None = None,
+        predictor: Predictor | PredictorFront | None = None,
         seed: int = 0,
         max_hold_s: float = 60.0,
         overtaking_s: float = 30.0,
@@ -116,14 +117,13 @@ class Router:
         make_core = functools.partial(Core, [], choice.function or choice.to_spec(), **settings)
         self._default_profile = None if profile is None else LoadedProfile(profile)
         self._predictor = predictor
-        self._failed_predictions = 0
         journal = None
         if log is not None:
             # A log starts no program: that policy cannot be had again from it, nor can a function.
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._machine = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal, self._learn)
+        self._machine = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)
@@ -150,7 +150,7 @@ class Router:
             IrouterError: For a bad request.
         """
         ticket = self._machine.place(
-            self._prepare(**request), overtake=overtake, exclude=tuple(dict.fromkeys(exclude))
+            self._prepare(None, **request), overtake=overtake, exclude=tuple(dict.fromkeys(exclude))
         )
         return None if ticket is None else self._machine.lease(ticket)
 
@@ -168,29 +168,35 @@ class Router:
             NoInstanceError: When it enters and all instances are excluded.
             IrouterError: When it enters, for a bad request.
         """
-        return Acquisition(
-            self._machine, functools.partial(self._prepare, **request), tuple(dict.fromkeys(exclude))
-        )
+        prepare = functools.partial(self._prepare, **request)
+        foresee = functools.partial(self._foresee, request)
+        return Acquisition(self._machine, prepare, foresee, tuple(dict.fromkeys(exclude)))
 
-    def _prepare(self, **request: Unpack[RequestFields]) -> PreparedRequest:
+    def _prepare(self, foresight: Foresight | None, **request: Unpack[RequestFields]) -> PreparedRequest:
+        if foresight is None:
+            asked = self._asked(request)
+            foresight = Foresight() if asked is None else foresee(*asked)
         profiles = self._machine.table.profiles or [
             known for known in (self._default_profile,) if known is not None
         ]
-        prepared = PreparedRequest(
+        return PreparedRequest(
             block_tokens=profiles[0].block_tokens if profiles else _NO_BLOCKS,
             max_model_len=max((known.max_model_len for known in profiles), default=1 << 20),
-            predictor=self._predictor,
+            foresight=foresight,
             **request,
         )
-        self._failed_predictions += prepared.prediction_failed
-        return prepared
 
-    def _learn(self, prompt: str, tokens: int, max_tokens: int) -> None:
-        if isinstance(self._predictor, LearningPredictor) and tokens > 0:
-            try:
-                self._predictor.observe(prompt, tokens, cut=tokens >= max_tokens)
-            except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
-                self._failed_predictions += 1
+    async def _foresee(self, request: RequestFields) -> Foresight | None:
+        asked = self._asked(request)
+        return None if asked is None else await foresee_async(*asked)
+
+    def _asked(self, request: RequestFields) -> tuple[Predictor | PredictorFront, str] | None:
+        """Who is asked what, where a predictor can tell something that the caller has not."""
+        prompt = request.get("prompt")
+        known = request.get("predicted_tokens") is not None or request.get("predicted_quantiles") is not None
+        if self._predictor is None or not prompt or known:
+            return None
+        return self._predictor, encodable(prompt)
 
     # ---------------------------------------------------------------------------------------------- instances
 
@@ -274,7 +280,7 @@ class Router:
             in_flight=machine.in_flight,
             endings=dict(machine.endings),
             fallbacks=machine.fallbacks,
-            failed_predictions=self._failed_predictions,
+            failed_predictions=machine.failed_predictions,
         )
 
     def close(self) -> None:

@@ -24,8 +24,9 @@ from irouter.serving.router import Router
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from irouter.serving.foresight import Predictor, PredictorFront
     from irouter.serving.proxy.config import ProxyConfig
-    from irouter.serving.request import Predictor, RequestFields
+    from irouter.serving.request import RequestFields
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,7 +48,9 @@ _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
 }
 
 
-def make_app(config: ProxyConfig, *, predictor: Predictor | None = None) -> tuple[web.Application, Proxy]:
+def make_app(
+    config: ProxyConfig, *, predictor: Predictor | PredictorFront | None = None
+) -> tuple[web.Application, Proxy]:
     """The web application and the proxy in it, which starts and stops with it."""
     proxy = Proxy(config, predictor)
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[proxy.admit])
@@ -67,7 +70,7 @@ def make_app(config: ProxyConfig, *, predictor: Predictor | None = None) -> tupl
 class Proxy:
     """The handlers, and what they share."""
 
-    def __init__(self, config: ProxyConfig, predictor: Predictor | None = None) -> None:
+    def __init__(self, config: ProxyConfig, predictor: Predictor | PredictorFront | None = None) -> None:
         self._config = config
         self._keys = KeyRing(config.keys)
         self._active = 0
