@@ -89,7 +89,7 @@ def rows_of(
                 prediction.train(known, folder, backend=backend, encoder=options)
             trained = prediction.load(folder)
             training = trained.card.options.get("training")
-            how = f", {training['epochs']} epochs of {training['max_tokens']} tokens" if training else ""
+            how = f" (epochs {training['epochs']}, tokens {training['max_tokens']})" if training else ""
             yield f"`{backend}`{suffix}{how}", prediction.outcomes(trained, known.part("test"))
 
 
