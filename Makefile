@@ -85,8 +85,8 @@ demo: build-release ## Compare routing policies on a real trace (or a generated 
 test: $(VENV)/.dev build-release ## The gate: lint, Rust tests, then Python tests
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory test-rust
-	$(MAKE) --no-print-directory test-python
 	$(MAKE) --no-print-directory test-train
+	$(MAKE) --no-print-directory test-python
 
 .PHONY: lint
 lint: $(VENV)/.dev build-release ## Formats, clippy, ruff, mypy, and the stubs against the built module
