@@ -136,6 +136,21 @@ def test_a_simulation_takes_one_policy_only() -> None:
         irouter.simulate("conversation", policy="random", policies=["random"])
 
 
+def test_what_is_expected_of_each_dispatch_stands_beside_what_happened_and_changes_nothing() -> None:
+    settings: dict[str, Any] = {"policy": "round_robin", "predictor": "oracle", "load": 0.1, "requests": 60}
+    plain = irouter.simulate("conversation", **settings)
+    assert "expected_ttft_s" not in plain.columns
+    run = irouter.simulate("conversation", impact="forecast", **settings)
+    assert (run["finished_s"] == plain["finished_s"]).all()
+    # Hardly anybody is there at a tenth of saturation.
+    for expected, happened in (("expected_ttft_s", "first_token_s"), ("expected_e2e_s", "finished_s")):
+        ratio = run[expected].sum() / (run[happened] - run["dispatched_s"]).sum()
+        assert 0.8 < ratio < 1.1, expected
+    assert (run["expected_inflicted_s"] >= 0.0).all()
+    with pytest.raises(IrouterError, match=r"unknown form of the impact `guess`"):
+        irouter.simulate("conversation", impact="guess", **settings)  # type: ignore[arg-type]
+
+
 def test_a_table_of_a_comparison_has_figures_and_ratios() -> None:
     table = quick(policies=["random"]).to_polars()
     assert table["policy"].to_list() == ["round_robin", "random"]

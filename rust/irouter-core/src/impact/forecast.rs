@@ -218,13 +218,13 @@ impl Forecast {
 
     /// Adds a request. Over all points, since a loop without branches is faster than a short one with them.
     fn add(&mut self, curve: &Curve) {
-        for point in 0..POINTS {
+        for (point, width) in WIDTHS.iter().enumerate() {
             let Moments { mean, variance, covariance } = self.own(curve, point);
             self.residents[point] += curve.there[point];
             self.tokens[point] += mean;
             self.variance[point] += variance;
             self.covariance[point] += covariance;
-            let steps = curve.steps[point] / WIDTHS[point];
+            let steps = curve.steps[point] / width;
             self.mean_residents[point] += steps;
             self.mean_context[point] += curve.mean_context(point) * steps;
         }
