@@ -667,3 +667,6 @@ def policies() -> str:
 
     Each has `name`, `description`, `origin`, `conformance_tested`, `options`, `equalised` and `tunable`.
     """
+
+def observation() -> str:
+    """What learned policies see, as a JSON object: the `version` of the list, and the names of its `features`."""

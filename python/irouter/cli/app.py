@@ -15,6 +15,7 @@ from irouter.cli import (
     reproduce,
     serve,
     simulate,
+    train,
     tune,
 )
 from irouter.cli.console import out
@@ -33,6 +34,7 @@ app.command(epilog=capacity.EXAMPLES)(capacity.capacity)
 app.command(epilog=simulate.EXAMPLES)(simulate.simulate)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=tune.EXAMPLES)(tune.tune)
+app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=replay.EXAMPLES)(replay.replay)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=engine.EXAMPLES)(engine.engine)

@@ -1,9 +1,11 @@
 """Which policies to compare: by name, by name with options, or functions of the caller's own."""
 
+import base64
 import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from irouter._core import IrouterError
@@ -15,6 +17,8 @@ PolicyFunction = Callable[[dict[str, Any], list[dict[str, Any]]], int]
 """Gets a request and the instances that can take it, as plain dictionaries, and returns the number of one of them."""
 
 _EXTERNAL: Final = "external:"
+# The option of a learned policy that names a file.
+_WEIGHTS: Final = "weights"
 _WITH_OPTIONS: Final = re.compile(r"(?P<name>[^()]+)\((?P<options>.*)\)")
 
 
@@ -63,7 +67,8 @@ def choice_of(policy: str | PolicyFunction | PolicyChoice) -> PolicyChoice:
     """The policy that a name, a name with options, or a function stands for; a choice stands for itself.
 
     Before a name may stand `equalised:`, a rule of another router with what this one knows and its tuned constants; and
-    before that `queued:` or `queued-shortest:`, the rule behind the central queue.
+    before that `queued:` or `queued-shortest:`, the rule behind the central queue. The option `weights` of a learned
+    policy is a file, as in `guided(weights="policy.safetensors")`.
 
     Raises:
         IrouterError: For options that cannot be read, or an unknown policy to equalise.
@@ -72,10 +77,14 @@ def choice_of(policy: str | PolicyFunction | PolicyChoice) -> PolicyChoice:
         return policy
     if callable(policy):
         return PolicyChoice(getattr(policy, "__name__", type(policy).__name__), function=policy)
-    text = policy.strip()
+    return _with_weights(_equalised(_parsed(policy.strip())))
+
+
+def _parsed(text: str) -> PolicyChoice:
+    """Name and options, as written."""
     matched = _WITH_OPTIONS.fullmatch(text)
     if matched is None:
-        return _equalised(PolicyChoice(text))
+        return PolicyChoice(text)
     options = {}
     for assignment in matched["options"].split(","):
         option, _, value = assignment.partition("=")
@@ -84,7 +93,19 @@ def choice_of(policy: str | PolicyFunction | PolicyChoice) -> PolicyChoice:
         except json.JSONDecodeError as error:
             expected = "NAME(OPTION=VALUE,...) with values in JSON"
             raise IrouterError(f"policy `{text}`: cannot read `{assignment}`, expected {expected}") from error
-    return _equalised(PolicyChoice(matched["name"].strip(), options))
+    return PolicyChoice(matched["name"].strip(), options)
+
+
+def _with_weights(choice: PolicyChoice) -> PolicyChoice:
+    """The choice with the file of weights that it names in it, so that any process can run it."""
+    file = choice.options.get(_WEIGHTS)
+    if not isinstance(file, str):
+        return choice
+    try:
+        content = base64.b64encode(Path(file).read_bytes()).decode()
+    except OSError as error:
+        raise IrouterError(f"policy `{choice.label}`: {error}; expected a file of weights") from error
+    return PolicyChoice(choice.name, {**choice.options, _WEIGHTS: content}, as_label=choice.label)
 
 
 def _equalised(choice: PolicyChoice) -> PolicyChoice:

@@ -18,6 +18,7 @@ from irouter._core import IrouterError
 from irouter._extras import require
 from irouter._names import unknown
 from irouter.evaluation.experiment import Experiment, resolve
+from irouter.evaluation.objective import REFERENCE, objective, ratios
 from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import PolicyChoice
 from irouter.evaluation.registry import PolicyInfo, Tunable, registry
@@ -45,8 +46,6 @@ _HELD_OUT_WINDOWS: Final = 10
 _REQUESTS: Final = 1000
 _CANDIDATES: Final = 12
 _FIRST_STEP: Final = 0.3
-_REFERENCE: Final = "round_robin"
-_TAIL_WEIGHT: Final = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,8 +131,8 @@ def _points(scenarios: Sequence[str | Path], loads: Sequence[float]) -> list[Exp
         )
     settings = {
         "requests": _REQUESTS,
-        "policies": [_REFERENCE],
-        "reference": _REFERENCE,
+        "policies": [REFERENCE],
+        "reference": REFERENCE,
         "conditions": "exact",
     }
     points = []
@@ -210,15 +209,15 @@ class _Search:
             for index, candidate in enumerate(candidates)
         ]
         total = np.zeros(len(candidates))
-        policies, seeds = (PolicyChoice(_REFERENCE), *choices), {"first_seed": first_seed, "seeds": windows}
+        policies, seeds = (PolicyChoice(REFERENCE), *choices), {"first_seed": first_seed, "seeds": windows}
         experiments = [
             dataclasses.replace(point, settings={**point.settings, **seeds}, policies=policies)
             for point in self.points
         ]
         for results in self.run_experiments(experiments):
             self.requests += sum(results["workload"]["requests"]) * len(policies)
-            mean, tail = (_ratios(results["runs"], key) for key in ("e2e_mean_s", "e2e_p99_s"))
-            total += [_objective(mean[choice.label], tail[choice.label]) for choice in choices]
+            mean, tail = (ratios(results["runs"], key) for key in ("e2e_mean_s", "e2e_p99_s"))
+            total += [objective(mean[choice.label], tail[choice.label]) for choice in choices]
         self.progress(self.requests)
         return [float(value) for value in total / len(self.points)]
 
@@ -235,18 +234,6 @@ class _Search:
             tunable.option: _value(tunable, float(share))
             for tunable, share in zip(self.policy.tunable, position, strict=False)
         }
-
-
-def _ratios(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
-    """A figure of each policy, summed over windows, over that of the reference."""
-    sums: dict[str, float] = {}
-    for run in runs:
-        sums[run["policy"]] = sums.get(run["policy"], 0.0) + run["summary"][key]
-    return {policy: total / sums[_REFERENCE] for policy, total in sums.items()}
-
-
-def _objective(mean: float, tail: float) -> float:
-    return math.log(mean) + _TAIL_WEIGHT * max(0.0, math.log(tail))
 
 
 def _ends(tunable: Tunable) -> tuple[float, float]:

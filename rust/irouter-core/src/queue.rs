@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::ids::RequestKey;
 use crate::request::TenantId;
 
+/// How many of the longest waiting requests are looked at for some of one tenant: others may come first.
+const OLDEST_LOOKED_AT: usize = 64;
+
 /// A finite or infinite order key with a total order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct OrderKey(f64);
@@ -67,6 +70,8 @@ pub struct Queue {
     seats: Vec<Option<Seat>>,
     arrivals: u64,
     length: usize,
+    /// Work of all of them.
+    waiting_seconds: f64,
     bound_seconds: f64,
     weights: BTreeMap<TenantId, f64>,
     /// Work served per weight since the queue was last empty.
@@ -95,6 +100,7 @@ impl Queue {
             seats: Vec::new(),
             arrivals: 0,
             length: 0,
+            waiting_seconds: 0.0,
             bound_seconds,
             weights,
             served: BTreeMap::new(),
@@ -112,6 +118,11 @@ impl Queue {
         self.length == 0
     }
 
+    /// Predicted work of those that wait, in seconds.
+    pub fn waiting_seconds(&self) -> f64 {
+        self.waiting_seconds
+    }
+
     /// Adds a request; `order` is the policy's key.
     pub(crate) fn insert(
         &mut self,
@@ -124,6 +135,7 @@ impl Queue {
         let arrival = self.arrivals;
         self.arrivals += 1;
         self.length += 1;
+        self.waiting_seconds += work_seconds;
         if self.seats.len() <= key.index() {
             self.seats.resize(key.index() + 1, None);
         }
@@ -174,6 +186,11 @@ impl Queue {
             }
         }
         self.length -= 1;
+        self.waiting_seconds -= entry.work_seconds;
+        if self.length == 0 {
+            // Rounding errors do not outlast the queue.
+            self.waiting_seconds = 0.0;
+        }
         Some((seat, entry))
     }
 
@@ -183,8 +200,13 @@ impl Queue {
         oldest.min_by_key(|(arrival, _)| **arrival).map(|(_, entry)| entry.key)
     }
 
-    /// The first `limit` requests that may go next.
-    pub(crate) fn candidates(&self, limit: usize) -> impl Iterator<Item = RequestKey> + use<'_> {
+    /// The first `limit` requests that may go next, and after them the `seniors` of the same priority and tenant that have waited
+    /// longest, of which some may come twice.
+    pub(crate) fn shortlist(
+        &self,
+        limit: usize,
+        seniors: usize,
+    ) -> impl Iterator<Item = RequestKey> + use<'_> {
         let level = self.levels.values().find(|level| !level.entries.is_empty());
         let tenant = level.and_then(|level| {
             level
@@ -205,10 +227,14 @@ impl Queue {
                     && level.overtaking_seconds - oldest.mark_seconds + next_seconds > self.bound_seconds
             });
             let in_order = order.iter().filter_map(|(_, arrival)| level.entries.get(arrival));
+            let of_tenant = level.entries.values().take(OLDEST_LOOKED_AT);
+            let of_tenant = of_tenant.filter(move |entry| Some(entry.tenant) == tenant.copied());
+            let (limit, seniors) = if overdue.is_some() { (0, 0) } else { (limit, seniors) };
             overdue
                 .map(|(_, entry)| entry.key)
                 .into_iter()
-                .chain(in_order.map(|entry| entry.key).take(if overdue.is_some() { 0 } else { limit }))
+                .chain(in_order.map(|entry| entry.key).take(limit))
+                .chain(of_tenant.map(|entry| entry.key).take(seniors))
         })
     }
 
@@ -228,7 +254,7 @@ mod tests {
     fn drain(queue: &mut Queue) -> Vec<u32> {
         let mut order = Vec::new();
         loop {
-            let Some(next) = queue.candidates(1).next() else { return order };
+            let Some(next) = queue.shortlist(1, 0).next() else { return order };
             queue.dispatched(next, 1.0);
             order.push(next.slot);
         }
@@ -292,6 +318,30 @@ mod tests {
             drain(&mut queue);
         }
         assert!(queue.served.is_empty());
+    }
+
+    #[test]
+    fn a_shortlist_ends_with_those_that_have_waited_longest() {
+        let mut queue = Queue::new(7.0, BTreeMap::new()).unwrap();
+        for (slot, tenant, order) in [(0, 0, 9.0), (1, 0, 8.0), (2, 1, 7.0), (3, 0, 1.0), (4, 0, 2.0)] {
+            queue.insert(key(slot), 0, TenantId(tenant), order, 3.0);
+        }
+        let slots = |queue: &Queue, limit, seniors| -> Vec<u32> {
+            queue.shortlist(limit, seniors).map(|key| key.slot).collect()
+        };
+        assert_eq!(slots(&queue, 2, 2), [3, 4, 0, 1]);
+        assert_eq!(slots(&queue, 1, 0), [3]);
+        assert!((queue.waiting_seconds() - 15.0).abs() < 1e-12);
+        queue.dispatched(key(3), 1.0);
+        // The other tenant has been served less.
+        assert_eq!(slots(&queue, 2, 2), [2, 2]);
+        queue.dispatched(key(2), 1.0);
+        // A third would be nine seconds of overtaking.
+        assert_eq!(slots(&queue, 2, 2), [0]);
+        for slot in [0, 1, 4] {
+            queue.cancelled(key(slot));
+        }
+        assert!(queue.waiting_seconds() <= 0.0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::impact::{Candidate, Estimator, Form, Impact};
 use crate::policy::{ClusterView, End, Policy, QueueView, Verdict};
 use crate::queue::Queue;
 use crate::request::{Request, TenantId};
-use crate::state::{InstanceState, Released, State, StateOptions, WorkRates};
+use crate::state::{Effort, InstanceState, Released, State, StateOptions};
 use crate::time::Picos;
 
 /// What to do when a policy fails.
@@ -151,21 +151,21 @@ impl Router {
                 return Err(Error::field(format!("request {}: {field}", request.id), 0, "at least 1"));
             }
         }
-        let work_seconds = match self.state.instances().first() {
+        let effort = match self.state.instances().first() {
             Some(instance) => {
                 self.fits(&request)?;
-                predicted_work(instance.rates(), &request)
+                instance.rates().effort(&request, self.state.needs())
             }
-            None => 0.0,
+            None => Effort::default(),
         };
-        let order = self.policy.order_key(&request, work_seconds);
+        let order = self.policy.order_key(&request, effort);
         if order.is_nan() {
             let message = format!("its order key of request {} is not a number", request.id);
             return Err(Error::Policy { policy: self.policy_name.clone(), message });
         }
         let (priority, tenant) = (request.priority, request.tenant);
-        let key = self.state.submitted(request, work_seconds);
-        self.queue.insert(key, priority, tenant, order, work_seconds);
+        let key = self.state.submitted(request, effort);
+        self.queue.insert(key, priority, tenant, order, self.policy.overtaking_seconds(effort));
         Ok(key)
     }
 
@@ -472,9 +472,4 @@ impl Router {
             impact,
         })
     }
-}
-
-/// Predicted work of a request that nobody has cached, in seconds of an instance's time.
-fn predicted_work(rates: WorkRates, request: &Request) -> f64 {
-    rates.seconds(f64::from(request.prompt_tokens), request.predicted.mean(request.max_tokens))
 }

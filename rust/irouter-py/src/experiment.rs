@@ -2,6 +2,7 @@
 
 use irouter_core::OnFailure;
 use irouter_core::impact::Form;
+use irouter_core::policy::observation::{FEATURES, VERSION};
 use irouter_core::policy::{self, Policy, PolicySpec};
 use irouter_sim::experiment::{self, Experiment, PolicyFactory};
 use irouter_sim::metrics::canonical_json;
@@ -99,4 +100,11 @@ pub(crate) fn simulate<'py>(
 #[pyfunction]
 pub(crate) fn policies() -> PyResult<String> {
     canonical_json(&policy::registry()).map_err(to_python)
+}
+
+/// What learned policies see: `{"version": ..., "features": [...]}` as JSON.
+#[pyfunction]
+pub(crate) fn observation() -> PyResult<String> {
+    let observation = serde_json::json!({ "version": VERSION, "features": FEATURES });
+    canonical_json(&observation).map_err(to_python)
 }

@@ -57,8 +57,15 @@ impl Form {
 
 impl Estimator {
     /// What an estimate reads of the state.
-    pub const NEEDS: Needs =
-        Needs { counts: true, progress: true, twin: true, prefix: true, truth: false, reports: None };
+    pub const NEEDS: Needs = Needs {
+        counts: true,
+        progress: true,
+        twin: true,
+        prefix: true,
+        occupancy: false,
+        truth: false,
+        reports: None,
+    };
 
     /// An estimator of this form. Fast-forward runs at mean lengths.
     pub fn new(form: Form) -> Self {

@@ -62,6 +62,19 @@ impl<'a> Candidate<'a> {
     pub fn new(request: &'a Request) -> Self {
         Self { request, curve: Curve::new(request, 0, 0) }
     }
+
+    /// Mean and variance of the tokens that it alone holds in the KV cache at each step of [`GRID`], with blocks of
+    /// `block_tokens` tokens.
+    pub fn tokens(&self, block_tokens: u32) -> ([f64; GRID.len()], [f64; GRID.len()]) {
+        let slack = slack_tokens(block_tokens);
+        let (mut means, mut variances) = ([0.0; POINTS], [0.0; POINTS]);
+        for point in 0..POINTS {
+            let held = self.curve.held(point, slack);
+            means[point] = held * self.curve.there[point];
+            variances[point] = held * means[point] * self.curve.gone[point];
+        }
+        (means, variances)
+    }
 }
 
 impl Forecast {
@@ -80,7 +93,7 @@ impl Forecast {
             mean_context: [0.0; POINTS],
             step_seconds: [0.0; POINTS],
             elapsed_seconds: [0.0; POINTS],
-            slack_tokens: 0.5 * (block_tokens - 1.0),
+            slack_tokens: slack_tokens(instance.config().kv.block_tokens),
             line: Line::new(engine.map_or(Scale::ONE, FastForward::speed), (seen - now).as_seconds()),
         };
         let mut waiting = Vec::new();
@@ -115,6 +128,11 @@ impl Forecast {
     /// Expected tokens in the KV cache at each step of [`GRID`].
     pub fn tokens(&self) -> &[f64; GRID.len()] {
         &self.tokens
+    }
+
+    /// Variance of the tokens in the KV cache at each step of [`GRID`].
+    pub fn variance(&self) -> &[f64; GRID.len()] {
+        &self.variance
     }
 
     /// The probability that the requests at some step hold more than `capacity_tokens`, when nobody else comes: an
@@ -252,6 +270,11 @@ impl Forecast {
             elapsed += width * self.step_seconds[point];
         }
     }
+}
+
+/// Tokens that a request holds beyond its context, on average: half a block.
+fn slack_tokens(block_tokens: u32) -> f64 {
+    0.5 * (f64::from(block_tokens) - 1.0)
 }
 
 /// Tokens that a request has produced: what the twin thinks, which is never behind what is known.

@@ -8,7 +8,7 @@ pub use file::WeightsFile;
 
 use crate::error::{Error, Result};
 
-/// A multi-layer perceptron with ReLU between its layers.
+/// A multi-layer perceptron with `max(0, x)` between its layers.
 ///
 /// ```text
 /// h_0 = input        h_(k+1) = max(0, W_k h_k + b_k)        output = W_n h_n + b_n
@@ -36,7 +36,7 @@ pub struct Scratch {
 
 impl Network {
     /// The network whose tensors are `PREFIX0.weight` of shape (outputs, inputs), `PREFIX0.bias` of shape (outputs), and so on
-    /// by ascending numbers, which may leave gaps: PyTorch's `Sequential` numbers the activations too.
+    /// by ascending numbers, which may leave gaps: `torch.nn.Sequential` numbers the activations too.
     ///
     /// # Errors
     /// [`Error::Schema`] naming the tensor that is missing, of another type than `F32`, of a shape that does not fit the layer
@@ -84,7 +84,9 @@ impl Network {
         values.extend_from_slice(input);
         for (index, layer) in self.layers.iter().enumerate() {
             if index > 0 {
-                values.iter_mut().for_each(|value| *value = value.max(0.0));
+                for value in values.iter_mut() {
+                    *value = value.max(0.0);
+                }
             }
             layer.forward(values, next);
             std::mem::swap(values, next);

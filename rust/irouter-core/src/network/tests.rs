@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
@@ -48,7 +48,7 @@ fn a_network_without_hidden_layers_is_linear() {
 #[test]
 fn the_header_is_read_into_its_type() {
     let parse =
-        |header| WeightsFile::parse(&file(&[HIDDEN], header)).unwrap().header::<HashMap<String, u32>>();
+        |header| WeightsFile::parse(&file(&[HIDDEN], header)).unwrap().header::<BTreeMap<String, u32>>();
     assert_eq!(parse(Some(r#"{"version":3}"#)).unwrap()["version"], 3);
     assert!(parse(None).unwrap_err().to_string().contains("no metadata `irouter`"));
     assert!(parse(Some(r#"{"version":"x"}"#)).unwrap_err().to_string().contains("invalid type"));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::request::Request;
-use crate::state::InstanceState;
+use crate::state::{Effort, InstanceState};
 use crate::time::Picos;
 
 use super::configurable::{Configurable, NoOptions, Scale, Tunable};
@@ -123,8 +123,8 @@ impl<O: Order, R: Room> Policy for Central<O, R> {
         self.rule.needs().and(own)
     }
 
-    fn order_key(&self, request: &Request, work_seconds: f64) -> f64 {
-        self.order.key(request, work_seconds)
+    fn order_key(&self, request: &Request, effort: Effort) -> f64 {
+        self.order.key(request, effort.work_seconds)
     }
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {

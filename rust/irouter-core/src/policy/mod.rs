@@ -13,6 +13,7 @@ mod decode_balancer;
 mod dedicated_split;
 mod draws;
 mod estimate;
+mod guided;
 mod join_shortest_queue;
 mod least_impact;
 mod least_requests;
@@ -20,6 +21,7 @@ mod least_work;
 mod least_work_oracle;
 mod max_capacity;
 mod min_min;
+pub mod observation;
 mod ordered_hold;
 pub mod paper_agent;
 mod peers;
@@ -43,11 +45,12 @@ pub use view::{ClusterView, QueueView, Waiting};
 use crate::error::Result;
 use crate::ids::{InstanceId, RequestKey};
 use crate::request::Request;
+use crate::state::Effort;
 use crate::time::Picos;
 
 /// What a policy asks to be kept up to date. What it does not ask for costs nothing, and may be stale or absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "five independent sources of information")]
+#[expect(clippy::struct_excessive_bools, reason = "independent sources of information")]
 pub struct Needs {
     /// Counts of the requests in flight.
     pub counts: bool,
@@ -57,6 +60,8 @@ pub struct Needs {
     pub twin: bool,
     /// The prefix index.
     pub prefix: bool,
+    /// What requests are expected to hold ([`Effort::occupancy_seconds`]).
+    pub occupancy: bool,
     /// True output lengths: an oracle, for comparison only.
     pub truth: bool,
     /// Engine reports at this interval.
@@ -73,6 +78,7 @@ impl Needs {
             progress: self.progress || other.progress,
             twin: self.twin || other.twin,
             prefix: self.prefix || other.prefix,
+            occupancy: self.occupancy || other.occupancy,
             truth: self.truth || other.truth,
             reports: shorter,
         }
@@ -113,10 +119,16 @@ pub trait Policy: Send {
     fn needs(&self) -> Needs;
 
     /// Key by which the central queue orders requests of equal priority within a tenant, lower first, taken once when
-    /// the request arrives. `work_seconds` is its predicted work. First come, first served by default.
-    fn order_key(&self, request: &Request, work_seconds: f64) -> f64 {
-        let _ = work_seconds;
+    /// the request arrives. First come, first served by default.
+    fn order_key(&self, request: &Request, effort: Effort) -> f64 {
+        let _ = effort;
         request.arrival.as_seconds()
+    }
+
+    /// What the request counts for in the central queue, where no request is overtaken by more than a set amount and tenants
+    /// share by what was served: its predicted work by default.
+    fn overtaking_seconds(&self, effort: Effort) -> f64 {
+        effort.work_seconds
     }
 
     /// The instance for a request that has to go now.

@@ -14,6 +14,7 @@ use super::central::{ByArrival, Central, ShortestFirst};
 use super::configurable::{Configurable, Tunable};
 use super::decode_balancer::DecodeBalancer;
 use super::dedicated_split::DedicatedSplit;
+use super::guided::Guided;
 use super::join_shortest_queue::JoinShortestQueue;
 use super::least_impact::LeastImpact;
 use super::least_requests::LeastRequests;
@@ -158,6 +159,7 @@ static REGISTRY: &[RegistryEntry] = &[
     entry::<LeastImpact>("least_impact", Own, "least latency impact: the request's own end to end and what it costs those there, looked ahead"),
     entry::<Central<ByArrival, FreeBlocks>>("central_fcfs", Own, "central queue in order of arrival; dispatches when an engine has a free slot"),
     entry::<Central<ShortestFirst, FreeBlocks>>("central_shortest", Own, "the same queue by least predicted work, with ageing"),
+    entry::<Guided>("guided", Own, "learned: scores pairs of waiting request and instance, and holds, by features of both and of the forecast"),
     entry::<Central<ShortestFirst, LikelyRoom>>("ordered_hold", Own, "shortest first with ageing; held while the KV cache would probably overflow, by forecast"),
 ];
 

@@ -146,6 +146,7 @@ impl<'de> Deserialize<'de> for PolicySpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Effort;
 
     #[test]
     fn a_spec_survives_json_in_both_forms() {
@@ -178,7 +179,10 @@ mod tests {
         assert!(spec.build(0).unwrap().needs().twin, "a central queue looks for room");
         let order = |name: &str| {
             let request = crate::policy::testing::request(1, 1);
-            PolicySpec::named(name).build(0).unwrap().order_key(&request, 7.0)
+            PolicySpec::named(name)
+                .build(0)
+                .unwrap()
+                .order_key(&request, Effort { work_seconds: 7.0, occupancy_seconds: 1.0 })
         };
         assert!(order("queued:random") < 1e-9 && order("queued-shortest:random") > 6.9);
         let message = PolicySpec::named("queued:randon").build(0).err().unwrap().to_string();

@@ -11,7 +11,7 @@ use crate::length::LengthDistribution;
 use crate::profile::{Form, KvCache, Profile, Scheduler, SchedulerMode, Source, StepTime};
 use crate::queue::Queue;
 use crate::request::{Request, TenantId};
-use crate::state::{InstanceState, State, StateOptions};
+use crate::state::{Effort, InstanceState, State, StateOptions};
 use crate::time::Picos;
 
 use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
@@ -172,7 +172,7 @@ impl Cluster {
         request: Request,
         instance: u32,
     ) -> RequestKey {
-        let key = self.state.submitted(request, 0.0);
+        let key = self.state.submitted(request, Effort::default());
         self.send(policy, key, InstanceId(instance));
         key
     }
@@ -186,12 +186,11 @@ impl Cluster {
 
     /// Puts the request into the queue.
     pub(super) fn wait(&mut self, policy: &mut impl Policy, request: Request) {
-        let rates = self.instance(0).rates();
-        let work =
-            rates.seconds(f64::from(request.prompt_tokens), request.predicted.mean(request.max_tokens));
-        let (priority, tenant, order) = (request.priority, request.tenant, policy.order_key(&request, work));
-        let key = self.state.submitted(request, work);
-        self.queue.insert(key, priority, tenant, order, work);
+        let effort = self.instance(0).rates().effort(&request, policy.needs());
+        let (priority, tenant, order) =
+            (request.priority, request.tenant, policy.order_key(&request, effort));
+        let key = self.state.submitted(request, effort);
+        self.queue.insert(key, priority, tenant, order, policy.overtaking_seconds(effort));
     }
 
     /// Asks for a decision and carries it out: the instance of a dispatch, and the timer of a hold. An empty queue holds.

@@ -5,7 +5,7 @@ use crate::ids::{InstanceId, RequestKey};
 use crate::impact::Forecast;
 use crate::queue::Queue;
 use crate::request::Request;
-use crate::state::{InstanceState, Resident, State};
+use crate::state::{Effort, InstanceState, Resident, State};
 use crate::time::Picos;
 
 /// Every instance at the time of a decision.
@@ -95,8 +95,8 @@ pub struct Waiting<'a> {
     pub key: RequestKey,
     /// The request.
     pub request: &'a Request,
-    /// Its predicted work in seconds of an instance's time.
-    pub work_seconds: f64,
+    /// What it is expected to take, as of its arrival.
+    pub effort: Effort,
 }
 
 /// The central queue at the time of a decision.
@@ -116,10 +116,21 @@ impl<'a> QueueView<'a> {
     /// The first `limit` requests that may go next, in that order: of one priority and tenant, and only the head when
     /// it may not be overtaken any more.
     pub fn candidates(&self, limit: usize) -> impl Iterator<Item = Waiting<'a>> + use<'a> {
+        self.shortlist(limit, 0)
+    }
+
+    /// The same and, after them, the `seniors` of the same priority and tenant that have waited longest, of which some may
+    /// come twice; none where only the head may go.
+    pub fn shortlist(&self, limit: usize, seniors: usize) -> impl Iterator<Item = Waiting<'a>> + use<'a> {
         let state = self.state;
-        self.queue.candidates(limit).filter_map(move |key| {
-            state.waiting(key).map(|(request, work_seconds)| Waiting { key, request, work_seconds })
+        self.queue.shortlist(limit, seniors).filter_map(move |key| {
+            state.waiting(key).map(|(request, effort)| Waiting { key, request, effort })
         })
+    }
+
+    /// What those that wait count for ([`super::Policy::overtaking_seconds`]), in seconds of one instance.
+    pub fn waiting_seconds(&self) -> f64 {
+        self.queue.waiting_seconds()
     }
 
     /// How many requests wait.

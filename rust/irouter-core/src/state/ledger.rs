@@ -5,12 +5,14 @@ use crate::error::{Error, Result};
 use crate::ids::{InstanceId, RequestKey};
 use crate::request::Request;
 
+use super::work::Effort;
+
 /// A request known to the router.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) request: Request,
-    /// Predicted work in seconds of an instance's time, as of its arrival.
-    pub(super) work_seconds: f64,
+    /// Predicted as of its arrival.
+    pub(super) effort: Effort,
     pub(super) place: Place,
 }
 

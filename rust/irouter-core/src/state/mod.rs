@@ -16,7 +16,7 @@ pub use instance::{InstanceState, SinceReport, Status};
 pub(crate) use prefix_index::BlockHasher;
 pub use prefix_index::PrefixIndex;
 pub use twin::Twin;
-pub use work::WorkRates;
+pub use work::{Effort, WorkRates};
 
 use crate::engine::{EngineConfig, Job, JobSlot};
 use crate::error::{Error, Result};
@@ -91,6 +91,11 @@ impl State {
         Self { options, instances: Vec::new(), ready: 0, ledger: Ledger::default() }
     }
 
+    /// What is kept up to date.
+    pub fn needs(&self) -> Needs {
+        self.options.needs
+    }
+
     /// All instances ever known, by number.
     pub fn instances(&self) -> &[InstanceState] {
         &self.instances
@@ -114,10 +119,10 @@ impl State {
         self.ledger.len()
     }
 
-    /// A waiting request and its predicted work; `None` when it does not wait.
-    pub fn waiting(&self, key: RequestKey) -> Option<(&Request, f64)> {
+    /// A waiting request and its predicted effort; `None` when it does not wait.
+    pub fn waiting(&self, key: RequestKey) -> Option<(&Request, Effort)> {
         match self.ledger.get(key) {
-            Ok(Entry { request, work_seconds, place: Place::Waiting }) => Some((request, *work_seconds)),
+            Ok(Entry { request, effort, place: Place::Waiting }) => Some((request, *effort)),
             _ => None,
         }
     }
@@ -153,8 +158,8 @@ impl State {
     }
 
     /// Notes a request that waits at the router.
-    pub(crate) fn submitted(&mut self, request: Request, work_seconds: f64) -> RequestKey {
-        self.ledger.insert(Entry { request, work_seconds, place: Place::Waiting })
+    pub(crate) fn submitted(&mut self, request: Request, effort: Effort) -> RequestKey {
+        self.ledger.insert(Entry { request, effort, place: Place::Waiting })
     }
 
     /// Moves a waiting request to an instance. Returns the prompt tokens expected to be cached there.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use irouter_core::engine::{EngineConfig, EngineLoad};
 use irouter_core::policy::{ClusterView, End, Needs, Policy, PolicySpec, QueueView, Verdict};
-use irouter_core::state::InstanceState;
+use irouter_core::state::{Effort, InstanceState};
 use irouter_core::{InstanceId, OnFailure, Picos, Profile, Request, Result, RouterConfig};
 use irouter_sim::Workload;
 use irouter_sim::prediction::{Population, PredictionSource, Predictor};
@@ -121,8 +121,8 @@ impl Policy for Spy {
         self.inner.needs()
     }
 
-    fn order_key(&self, request: &Request, work_seconds: f64) -> f64 {
-        self.inner.order_key(request, work_seconds)
+    fn order_key(&self, request: &Request, effort: Effort) -> f64 {
+        self.inner.order_key(request, effort)
     }
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {

@@ -1,0 +1,160 @@
+"""What `guided` is trained on: generated mixes of tasks on clusters of every kind, all of it drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from irouter import profiles
+from irouter.evaluation.experiment import Experiment, resolve
+from irouter.evaluation.objective import REFERENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PROFILES: Final = (
+    "llama-2-7b@v100-paper",
+    "llama-2-7b@a100",
+    "llama-3.1-8b@a100",
+    "llama-3.1-8b@h100",
+    "llama-3.1-70b-tp4@h100",
+)
+"""Latency profiles trained on."""
+
+INSTANCES: Final = (2, 4, 8)
+"""Sizes of cluster trained on."""
+
+SLOTS: Final = (16, 32, 64, 128, 256)
+"""Batch slots of an instance."""
+
+LOADS: Final = (0.7, 1.6)
+"""Range of loads trained on, as a share of saturation."""
+
+TRAINING_SEED: Final = 1 << 21
+"""First seed of training windows: far from any that a comparison or a search for constants uses."""
+
+SCENARIO_WINDOWS: Final = 4
+"""Windows of a scenario in each generation."""
+
+_REQUESTS: Final = 1200
+# Prompt and output of the longest request: what the profile of the shortest context takes.
+_LONGEST_PROMPT: Final = 2800
+_LONGEST_OUTPUT: Final = 1200
+# Two of them fit any KV cache.
+_LEAST_BLOCKS: Final = 2 * (_LONGEST_PROMPT + _LONGEST_OUTPUT) // 16
+# How often the paper's cluster comes.
+_ONE_IN: Final = 8
+_PAPER_LOADS: Final = (1.2, 1.8)
+# Shares of the other workloads.
+_FIVE_TASKS: Final = 0.25
+_BURSTY: Final = 0.3
+_SMALL_CACHES: Final = 0.5
+_NOISY: Final = 0.5
+
+
+def drawn(seed: int, generation: int, index: int) -> Experiment:
+    """A workload on a cluster, drawn by these three numbers.
+
+    The first of every eight is the paper's cluster, overloaded for longer. Of the others some have the lengths of the
+    paper's five tasks, most a mix of one to four tasks of their own. In some the KV cache is down to a tenth of the
+    profile's, so that what holds is the cache here and the batch slots there. Predictions are as good as a real
+    predictor's or worse, and some routers know neither noise nor the right step times.
+    """
+    random = np.random.default_rng([seed, generation, index])
+    if index % _ONE_IN == 0:
+        paper = {"load": round(float(random.uniform(*_PAPER_LOADS)), 3), "predictor": _predictor(random)}
+        return resolve("paper-main", None, {**paper, **_common(_window(generation, index))})
+    profile = str(random.choice(PROFILES))
+    settings: dict[str, Any] = {
+        "profile": profile,
+        "instances": int(random.choice(INSTANCES)),
+        "load": round(float(random.uniform(*LOADS)), 3),
+        "predictor": _predictor(random),
+        "workload": {"kind": "generated", "arrivals": _arrivals(random), "lengths": _lengths(random)},
+        "drop_too_long": True,
+        "requests": _REQUESTS,
+        "scheduler": {"max_num_seqs": int(random.choice(SLOTS))},
+        **_common(_window(generation, index)),
+    }
+    if random.random() < _SMALL_CACHES:
+        blocks = profiles.load(profile)["kv"]["blocks"] * math.exp(random.uniform(math.log(0.1), 0.0))
+        settings["kv_blocks"] = max(_LEAST_BLOCKS, int(blocks))
+    if random.random() < _NOISY:
+        settings |= {"step_noise": 0.08, "instance_noise": 0.05}
+        settings["router_profile_error"] = {"step_time": float(random.choice([0.7, 1.0, 1.4]))}
+    return resolve("conversation", None, settings)
+
+
+def of_scenario(scenario: str | Path, generation: int, load: float | None) -> Experiment:
+    """Training windows of a scenario that generates its requests, at a load or as it stands."""
+    settings = _common(_window(generation, 0)) | {"seeds": SCENARIO_WINDOWS}
+    experiment = resolve(scenario, None, settings)
+    return experiment if load is None else experiment.at_load(load)
+
+
+def _common(first_seed: int) -> dict[str, Any]:
+    return {
+        "policies": [REFERENCE],
+        "reference": REFERENCE,
+        "seeds": 1,
+        "first_seed": first_seed,
+    }
+
+
+def _window(generation: int, index: int) -> int:
+    return TRAINING_SEED + (generation << 6) + index
+
+
+def _arrivals(random: np.random.Generator) -> dict[str, Any]:
+    if random.random() < _BURSTY:
+        return {"kind": "gamma", "cv": round(float(random.uniform(1.5, 4.0)), 2)}
+    return {"kind": "poisson"}
+
+
+def _lengths(random: np.random.Generator) -> dict[str, Any]:
+    if random.random() < _FIVE_TASKS:
+        return {"kind": "paper-five-task"}
+    tasks = [_task(random, number) for number in range(random.integers(1, 5))]
+    return {"kind": "tasks", "tasks": tasks}
+
+
+def _task(random: np.random.Generator, number: int) -> dict[str, Any]:
+    def lengths(least: float, largest: float, longest: int) -> dict[str, Any]:
+        mean = math.exp(random.uniform(math.log(least), math.log(largest)))
+        return {
+            "mean": round(mean, 1),
+            "sigma": round(float(random.uniform(0.4, 1.2)), 2),
+            "most": longest,
+        }
+
+    return {
+        "name": f"task-{number}",
+        "weight": round(float(random.uniform(0.2, 1.0)), 2),
+        "prompt": lengths(50, 1500, _LONGEST_PROMPT),
+        "output": lengths(30, 500, _LONGEST_OUTPUT),
+    }
+
+
+def _predictor(random: np.random.Generator) -> str:
+    kinds: Sequence[str] = (
+        f"noisy:{random.uniform(0.3, 0.6):.2f}",
+        "none",
+        "lognormal:0.5",
+        "buckets:0.79",
+    )
+    return str(random.choice(kinds, p=(0.7, 0.1, 0.1, 0.1)))
+
+
+def described() -> dict[str, Any]:
+    """What the drawn workloads range over, for the header of a file of weights."""
+    return {
+        "lengths": ["paper-five-task", "mixes of one to four log-normal tasks"],
+        "profiles": PROFILES,
+        "instances": INSTANCES,
+        "slots": SLOTS,
+        "loads": LOADS,
+        "first_seed": TRAINING_SEED,
+    }

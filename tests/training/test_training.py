@@ -1,0 +1,143 @@
+"""Training of `guided`, on a workload of some seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import irouter
+from irouter import training
+from irouter._core import IrouterError
+from irouter.cli import main
+from irouter.evaluation.executors import LocalExecutor
+from irouter.evaluation.policies import choice_of
+from irouter.training import weights, workloads
+
+SCENARIO = """
+description = "Small, so that a test is done in seconds"
+profile = "llama-2-7b@v100-paper"
+kv_blocks = 575
+instances = 2
+load = 1.5
+predictor = "none"
+requests = 60
+workload = { kind = "generated", arrivals = { kind = "poisson" }, lengths = { kind = "paper-five-task" } }
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def header_of(content: bytes) -> dict[str, Any]:
+    size = int.from_bytes(content[:8], "little")
+    text = json.loads(content[8 : 8 + size])["__metadata__"]["irouter"]
+    header: dict[str, Any] = json.loads(text)
+    return header
+
+
+def test_a_search_repeats_itself_wherever_it_runs(scenario: Path) -> None:
+    found = training.train([scenario], generations=1, threads=1)
+    assert found.objective <= found.start_objective
+    assert training.train([scenario], generations=1, executor=LocalExecutor(3)).to_bytes() == found.to_bytes()
+    other = training.train([scenario], generations=1, threads=2, seed=1)
+    assert other.header["curve"] != found.header["curve"]
+
+
+def test_an_interrupted_search_goes_on_to_the_same_end(scenario: Path, tmp_path: Path) -> None:
+    whole = training.train([scenario], generations=2)
+    journal = tmp_path / "journal.jsonl"
+    training.train([scenario], generations=1, journal=journal)
+    assert len(journal.read_text().splitlines()) == 2
+    resumed = training.train([scenario], generations=2, journal=journal)
+    assert len(journal.read_text().splitlines()) == 3
+    assert resumed.to_bytes() == whole.to_bytes()
+
+
+def test_a_journal_of_another_search_is_refused(scenario: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    training.train([scenario], generations=1, journal=journal)
+    with pytest.raises(IrouterError, match="another search: its seed, tail_limit differ"):
+        training.train([scenario], generations=1, seed=1, tail_limit=0.9, journal=journal)
+    journal.write_text("no journal")
+    with pytest.raises(IrouterError, match="expected the journal of a search"):
+        training.train([scenario], generations=1, journal=journal)
+
+
+def test_the_file_says_what_it_is_for_and_runs_under_its_own_name(scenario: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    arguments = ["--scenario", str(scenario), "--generations", "1", "--out", str(file), "--objective", "ttft"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments])
+    assert ended.value.code == 0
+    header = header_of(file.read_bytes())
+    version, names = weights.features()
+    assert (header["observation_version"], header["features"]) == (version, list(names))
+    assert (header["goal"], header["seed"], header["scenarios"]) == ("ttft", 0, [str(scenario)])
+    assert len(header["curve"]) == header["generations"] == 1
+    named = f'guided(weights="{file}")'
+    comparison = irouter.compare(scenario, policies=[named], threads=1)
+    assert set(comparison.policies) == {"round_robin", named}
+    assert file.with_suffix(".jsonl").exists()
+    assert {name: tensor.shape for name, tensor in training.read_weights(file).items()} == {
+        "network.0.weight": (2, len(names)),
+        "network.0.bias": (2,),
+    }
+
+
+def test_a_hidden_layer_starts_as_the_hand_written_rule(scenario: Path, tmp_path: Path) -> None:
+    figures = []
+    for units in ([], [12]):
+        file = tmp_path / f"{len(units)}.safetensors"
+        file.write_bytes(weights.to_bytes(weights.start(units, 0), {}))
+        named = f'guided(weights="{file}")'
+        figures.append(irouter.compare(scenario, policies=[named], threads=1).policies[named])
+    assert figures[0] == figures[1]
+
+
+def test_numbers_in_a_row_become_the_same_tensors() -> None:
+    tensors = weights.start([12], 0)
+    again = weights.unflat(weights.flat(tensors), tensors)
+    assert sorted(again) == sorted(tensors)
+    assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
+    assert weights.steps(tensors).shape == weights.flat(tensors).shape
+
+
+def test_drawn_workloads_are_generated_their_own_and_never_a_trace() -> None:
+    drawn = [workloads.drawn(0, generation, index) for generation in range(4) for index in range(8)]
+    texts = [experiment.to_json() for experiment in drawn]
+    assert texts == [
+        workloads.drawn(0, generation, index).to_json() for generation in range(4) for index in range(8)
+    ]
+    assert len(set(texts)) == len(texts)
+    assert all(experiment.trace is None for experiment in drawn)
+    kinds = {experiment.settings["workload"]["lengths"]["kind"] for experiment in drawn}
+    assert kinds == {"paper-five-task", "tasks"}
+    seeds = {experiment.settings["first_seed"] for experiment in drawn}
+    assert len(seeds) == len(drawn)
+    assert min(seeds) >= workloads.TRAINING_SEED
+
+
+def test_what_is_wrong_is_named(scenario: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.safetensors")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"goal": "speed"}, "goal `speed`: expected one of e2e, ttft, goodput"),
+        ({"tail_limit": 0.0}, "tail_limit 0.0: expected a positive ratio"),
+        ({"hidden": [3]}, r"hidden layers \[3\]: expected one of at least 4 units"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(IrouterError, match=message):
+            training.train([scenario], generations=1, **arguments)
+    with pytest.raises(IrouterError, match="replays a trace"):
+        training.train(["azure-conv"], generations=1)
+    with pytest.raises(IrouterError, match="expected a file of weights"):
+        choice_of(f'guided(weights="{missing}")')
+    with pytest.raises(IrouterError, match="expected a file of weights"):
+        training.read_weights(scenario)
+    with pytest.raises(IrouterError, match="expected safetensors"):
+        irouter.compare(scenario, policies=[f'guided(weights="{scenario}")'])
