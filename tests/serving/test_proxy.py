@@ -159,6 +159,23 @@ def test_a_request_goes_elsewhere_when_an_engine_fails_before_its_first_byte(way
     asyncio.run(main())
 
 
+def test_output_lengths_are_learned_from_requests_that_finish(tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+
+    async def main() -> None:
+        async with bench(decision_log=str(log)) as it:
+            for _ in range(100):
+                await it.ask()
+            assert it.proxy.router.statistics.failed_predictions == 0
+
+    asyncio.run(main())
+    submitted = [json.loads(line) for line in log.read_text().splitlines() if '"predicted_quantiles"' in line]
+    medians = [event["predicted_quantiles"][5] for event in submitted]
+    assert len(medians) == 100
+    assert medians[0] > 20
+    assert medians[-1] == pytest.approx(7, abs=0.5)
+
+
 def test_an_engine_that_is_well_again_is_taken_back_and_starts_clean() -> None:
     async def main() -> None:
         async with bench() as it:

@@ -1,5 +1,6 @@
 """`irouter serve`."""
 
+import contextlib
 import logging
 import ssl
 import sys
@@ -11,6 +12,7 @@ import typer
 from irouter._core import IrouterError
 from irouter._extras import require
 from irouter.cli.console import out
+from irouter.prediction import PredictorService, load
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -39,6 +41,13 @@ def serve(
         ),
     ] = None,
     policy: Annotated[str | None, typer.Option(help="The policy.", show_default=False)] = None,
+    predictor: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a trained predictor; without it, output lengths are learned from what finishes.",
+            show_default=False,
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(help="What the engines are like: a profile or a .json file.", show_default=False),
@@ -62,6 +71,7 @@ def serve(
         "port": port,
         "host": host,
         "policy": policy,
+        "predictor": None if predictor is None else str(predictor),
         "profile": profile,
         "decision_log": None if decision_log is None else str(decision_log),
     }
@@ -79,8 +89,8 @@ def serve(
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 
-    async def main() -> None:
-        app, proxy = make_app(settings)
+    async def main(front: PredictorService | None) -> None:
+        app, proxy = make_app(settings, predictor=front)
 
         def ready(url: str) -> None:
             out.print(
@@ -91,4 +101,8 @@ def serve(
 
         await serve_app(app, host=settings.host, port=settings.port, ready=ready, drain=proxy.drain, tls=tls)
 
-    run(main())
+    with contextlib.ExitStack() as stack:
+        front = None
+        if settings.predictor is not None:
+            front = stack.enter_context(PredictorService(load(settings.predictor)))
+        run(main(front))

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from irouter._core import IrouterError
+from irouter.prediction import HistoryPredictor
 from irouter.serving.errors import ClosedError, DeadlineError, NoInstanceError, QueueFullError
 from irouter.serving.instances import LoadedProfile
 from irouter.serving.openai import CHAT, COMPLETIONS, error_body, parse
@@ -51,8 +52,13 @@ _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
 def make_app(
     config: ProxyConfig, *, predictor: Predictor | PredictorFront | None = None
 ) -> tuple[web.Application, Proxy]:
-    """The web application and the proxy in it, which starts and stops with it."""
-    proxy = Proxy(config, predictor)
+    """The web application and the proxy in it, which starts and stops with it.
+
+    Args:
+        config: What it does.
+        predictor: Asked for output lengths; without it they are learned from requests that finish.
+    """
+    proxy = Proxy(config, HistoryPredictor() if predictor is None else predictor)
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[proxy.admit])
     app.cleanup_ctx.append(proxy.lifetime)
     app.add_routes([web.post(path, proxy.generate) for path in (COMPLETIONS, CHAT)])
@@ -70,7 +76,7 @@ def make_app(
 class Proxy:
     """The handlers, and what they share."""
 
-    def __init__(self, config: ProxyConfig, predictor: Predictor | PredictorFront | None = None) -> None:
+    def __init__(self, config: ProxyConfig, predictor: Predictor | PredictorFront) -> None:
         self._config = config
         self._keys = KeyRing(config.keys)
         self._active = 0

@@ -45,6 +45,7 @@ class ProxyConfig:
         host: Address to listen on; beyond loopback there must be a key.
         port: Port; 0 for a free one.
         policy: The policy.
+        predictor: Folder of a trained predictor of output lengths; without it lengths are learned from what finishes.
         profile: Profile of instances that have none of their own.
         seed: Seed of the policy's random choices.
         max_hold_s: The longest that a request is held while an engine has room.
@@ -74,6 +75,7 @@ class ProxyConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     policy: str = "least_work"
+    predictor: str | None = None
     profile: str = DEFAULT_PROFILE
     seed: int = 0
     max_hold_s: float = 60.0
