@@ -22,7 +22,7 @@ export PYO3_PYTHON := $(BIN)/python
 UV = $(shell if uv --version >/dev/null 2>&1; then echo uv; else echo $(BIN)/uv; fi)
 NEXTEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-SOURCES := $(shell find rust -name '*.rs') $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
+SOURCES := $(shell find rust -name '*.rs' -o -name '*.safetensors') $(wildcard rust/*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
 .PHONY: help
 help: ## List the targets
