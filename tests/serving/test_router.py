@@ -66,6 +66,21 @@ def test_a_lease_goes_through_its_life(small_profile: Path) -> None:
     assert_idle(router)
 
 
+def test_the_impact_of_a_request_is_told_before_and_with_its_lease(small_profile: Path) -> None:
+    router = irouter.Router(URLS, "least_work", profile=small_profile)
+    with router.acquire(**REQUEST) as first:
+        busy, idle = router.impact(**REQUEST)[first.url], router.impact(**REQUEST)[URLS[1]]
+        assert (busy.residents, idle.residents) == (1, 0)
+        assert busy.e2e_s > idle.e2e_s
+        assert router.statistics.submitted == 1, "nothing was placed"
+        with router.acquire(**REQUEST) as second:
+            assert second.url == URLS[1]
+            assert second.impact is not None
+            assert second.impact.e2e_s == pytest.approx(idle.e2e_s)
+            assert "to the first token" in second.impact.explanation
+    assert_idle(router)
+
+
 @pytest.mark.parametrize(
     ("error", "ending"),
     [

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from irouter._core import Decision, IrouterError
+    from irouter._core import Decision, Impact, IrouterError
     from irouter.serving.machine import Machine
     from irouter.serving.request import PreparedRequest
 
@@ -120,6 +120,11 @@ class Lease:
     def cached_tokens(self) -> int:
         """Prompt tokens expected in the instance's prefix cache."""
         return self._decision.cached_tokens
+
+    @property
+    def impact(self) -> Impact | None:
+        """What the placement was expected to cost, when it was decided; None where it could not be estimated."""
+        return self._decision.impact
 
     @property
     def fallback(self) -> bool:

@@ -21,6 +21,7 @@ from irouter.serving.lease import Ending, Lease, Ticket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from irouter._core import Impact
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
     from irouter.serving.instances import InstanceStatus, LoadedProfile
@@ -129,6 +130,22 @@ class Machine:
                 raise NoInstanceError(str(error)) from error
             self._dispatched(decision, now, time.perf_counter() - started, excluded=excluded)
             return ticket
+
+    def impact(self, request: PreparedRequest) -> list[tuple[str, Impact]]:
+        """What placing a request would cost, by URL; the request is forgotten.
+
+        Raises:
+            IrouterError: For a request that fits no instance; `ClosedError`.
+        """
+        with self._guard:
+            self._check_open()
+            now = self._now()
+            key = self._core.submit(self.submitted, now_s=now, **request.fields)
+            try:
+                impacts = self._core.impact(key, now_s=now)
+            finally:
+                self._core.cancelled(key, now_s=now)
+            return [(self.table.url(impact.instance), impact) for impact in impacts]
 
     def lease(self, ticket: Ticket) -> Lease:
         """The lease of a ticket that was decided.
@@ -371,6 +388,7 @@ class Machine:
             waited_s=decision.waited_s,
             cached_tokens=decision.cached_tokens,
             fallback=decision.fallback,
+            impact=None if decision.impact is None else decision.impact.explanation,
             **({} if excluded is None else {"excluded": excluded}),
         )
         self._wake(ticket)

@@ -172,6 +172,7 @@ class _Follower:
                 outcome.waited_s,
                 outcome.cached_tokens,
                 outcome.fallback,
+                None if outcome.impact is None else outcome.impact.explanation,
             )
         else:
             found = (None if outcome is None or math.isinf(outcome) else outcome,)
@@ -240,4 +241,5 @@ class _Follower:
 def _facts(record: dict[str, Any]) -> tuple[object, ...]:
     if record["event"] == "held":
         return (record["until_s"],)
-    return tuple(record[name] for name in ("request", "instance", "waited_s", "cached_tokens", "fallback"))
+    names = ("request", "instance", "waited_s", "cached_tokens", "fallback", "impact")
+    return tuple(record[name] for name in names)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
+    from irouter._core import Impact
     from irouter.evaluation.policies import PolicyFunction
     from irouter.serving.lease import Ending, Lease
 
@@ -197,6 +198,22 @@ class Router:
         if self._predictor is None or not prompt or known:
             return None
         return self._predictor, encodable(prompt)
+
+    def impact(self, **request: Unpack[RequestFields]) -> dict[str, Impact]:
+        """What a request would cost on each instance that is ready and can hold it, by URL; nothing is placed.
+
+        >>> router = Router(["http://a:8000", "http://b:8000"], profile="llama-3.1-8b@h100")
+        >>> impact = router.impact(prompt_tokens=500, max_tokens=200)
+        >>> impact["http://a:8000"].e2e_s < 5
+        True
+
+        Args:
+            **request: The request, as for `acquire`.
+
+        Raises:
+            IrouterError: For a bad request, or one that fits no instance.
+        """
+        return dict(self._machine.impact(self._prepare(None, **request)))
 
     # ---------------------------------------------------------------------------------------------- instances
 
