@@ -164,6 +164,7 @@ impl Router {
         profiles, policy, *, seed=0, max_hold_s=60.0, overtaking_s=30.0, dispatch_delay_s=0.001, impact="forecast",
         tenant_weights=None,
     ))]
+    #[expect(clippy::too_many_arguments, reason = "one keyword per setting of a router")]
     fn new(
         profiles: Vec<String>,
         policy: &Bound<'_, PyAny>,
