@@ -11,7 +11,7 @@ BIN := $(abspath $(VENV))/bin
 REPORT := report
 # Baselines, some of the paper's and of other routers' rules, and our own: all policies would take minutes more.
 DEMO_POLICIES := round_robin,least_requests,join_shortest_queue,min_min,max_capacity,smg_least_load,llmd_default,dynamo_kv,$\
-	lmetric,least_work,central_fcfs,central_shortest,ordered_hold
+	lmetric,least_work,central_shortest,ordered_hold,least_impact,guided
 TRACE := ../shared/data/traces/azure2023_conv.parquet
 
 # maturin and uv find the environment by this variable; pyo3 builds against one interpreter whoever calls cargo.
