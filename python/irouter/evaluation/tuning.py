@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from irouter._core import IrouterError
-from irouter._extras import require
 from irouter._names import unknown
+from irouter.evaluation.evolution import evolution_strategy
 from irouter.evaluation.experiment import Experiment, resolve
 from irouter.evaluation.objective import REFERENCE, objective, ratios
 from irouter.evaluation.parts import run_experiments
@@ -188,9 +188,9 @@ class _Search:
 
     def favourite(self, budget: int, seed: int) -> dict[str, Any]:
         """Where the search ends: the mean of its last distribution, which no single lucky window decides."""
-        cma = require("cma", extra="cli", purpose="tuning")
-        settings = {"bounds": [0, 1], "popsize": _CANDIDATES, "seed": seed + 1, "verbose": -9}
-        strategy = cma.CMAEvolutionStrategy(self.start(), _FIRST_STEP, settings)
+        strategy = evolution_strategy(
+            self.start(), _FIRST_STEP, bounds=[0, 1], popsize=_CANDIDATES, seed=seed + 1
+        )
         number = 0
         # Generations run until the budget would be exceeded: the windows change, so that no test of convergence holds.
         while self.requests <= budget:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from irouter._core import IrouterError
-from irouter._extras import require
+from irouter.evaluation.evolution import evolution_strategy
 from irouter.evaluation.objective import REFERENCE, objective, ratios
 from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import PolicyChoice
@@ -174,15 +174,12 @@ class _Search:
     ) -> tuple[dict[str, NDArray[np.float32]], list[float]]:
         """The weights found, and the mean objective of each generation."""
         origin, scale = weights.flat(first), weights.steps(first)
-        strategy = require("cma", extra="train", purpose="training").CMAEvolutionStrategy(
+        strategy = evolution_strategy(
             np.zeros_like(origin),
             _FIRST_STEP,
-            {
-                "popsize": _CANDIDATES,
-                "seed": self.seed + 1,
-                "CMA_diagonal": origin.size > _MANY_WEIGHTS,
-                "verbose": -9,
-            },
+            popsize=_CANDIDATES,
+            seed=self.seed + 1,
+            CMA_diagonal=origin.size > _MANY_WEIGHTS,
         )
         curve = []
         # The windows change, so that no test of convergence holds.
