@@ -54,7 +54,8 @@ def test_only_the_policies_that_say_so_read_true_lengths() -> None:
 
 
 def test_no_file_is_longer_than_one_idea() -> None:
-    sources = tracked("*.rs", "*.py", "*.pyi")
+    # A compiled module has one stub, however much is in it.
+    sources = tracked("*.rs", "*.py")
     lengths = {source.relative_to(ROOT): len(source.read_text().splitlines()) for source in sources}
     assert len(lengths) > 100
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE_LINES} == {}
