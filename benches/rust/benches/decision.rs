@@ -4,37 +4,16 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use irouter_bench::vague_request;
 use irouter_core::engine::EngineConfig;
-use irouter_core::length::LEVELS;
 use irouter_core::policy::PolicySpec;
-use irouter_core::{
-    Event, InstanceId, LengthDistribution, Outcome, Picos, Profile, Request, RequestKey, Result, Router,
-    RouterConfig, TenantId,
-};
+use irouter_core::{Event, InstanceId, Outcome, Picos, Profile, RequestKey, Result, Router, RouterConfig};
 
 const RESIDENTS: u32 = 32;
 /// Of 16 tokens: what the residents come to hold is about three quarters.
 const BLOCKS: u32 = 5_500;
 /// From one decision to the next.
 const PAUSE: Picos = Picos(5_000_000_000);
-
-fn request(number: u32) -> Result<Request> {
-    let longest = f64::from(500 + 131 * number % 1500);
-    let quantiles = LEVELS.map(|level| longest * level * level);
-    Ok(Request {
-        id: number.into(),
-        arrival: Picos::ZERO,
-        prompt_tokens: 100 + 377 * number % 3000,
-        max_tokens: 4096,
-        predicted: Arc::new(LengthDistribution::from_quantiles(&quantiles)?),
-        prompt_blocks: None,
-        priority: 0,
-        deadline: None,
-        tenant: TenantId(0),
-        session: None,
-        true_output_tokens: None,
-    })
-}
 
 /// A cluster in the middle of its work, to which one more request comes, is decided on, and goes away again.
 struct Cluster {
@@ -76,7 +55,7 @@ impl Cluster {
 
     fn submit(&mut self) -> Result<RequestKey> {
         self.number += 1;
-        self.router.submit(request(self.number)?, self.now)
+        self.router.submit(vague_request(self.number)?, self.now)
     }
 
     /// One request comes; whoever is sent is done at once, so that the cluster stays as it is.

@@ -4,35 +4,14 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use irouter_bench::vague_request;
 use irouter_core::engine::EngineConfig;
 use irouter_core::impact::{Candidate, Forecast};
-use irouter_core::length::LEVELS;
 use irouter_core::policy::PolicySpec;
-use irouter_core::{
-    Event, InstanceId, LengthDistribution, Picos, Profile, Request, Result, Router, RouterConfig, TenantId,
-};
+use irouter_core::{Event, InstanceId, Picos, Profile, Result, Router, RouterConfig};
 
 const RESIDENTS: u32 = 32;
 const NOW: Picos = Picos(2_000_000_000_000);
-
-/// A request whose output may be anything up to some thousand tokens.
-fn request(number: u32) -> Result<Request> {
-    let longest = f64::from(500 + 131 * number % 1500);
-    let quantiles = LEVELS.map(|level| longest * level * level);
-    Ok(Request {
-        id: number.into(),
-        arrival: Picos::ZERO,
-        prompt_tokens: 100 + 377 * number % 3000,
-        max_tokens: 4096,
-        predicted: Arc::new(LengthDistribution::from_quantiles(&quantiles)?),
-        prompt_blocks: None,
-        priority: 0,
-        deadline: None,
-        tenant: TenantId(0),
-        session: None,
-        true_output_tokens: None,
-    })
-}
 
 /// A router with one instance, `kv_share` of whose KV cache the residents will probably need.
 fn busy(blocks: u32) -> Result<Router> {
@@ -43,7 +22,7 @@ fn busy(blocks: u32) -> Result<Router> {
     let mut router = Router::new("ordered_hold", policy, RouterConfig::default())?;
     let config = Arc::new(EngineConfig::new(&profile)?);
     router.observe(Event::Joined { instance: InstanceId(0), config }, Picos::ZERO)?;
-    let keys = (0..RESIDENTS).map(|number| router.submit(request(number)?, Picos::ZERO));
+    let keys = (0..RESIDENTS).map(|number| router.submit(vague_request(number)?, Picos::ZERO));
     let keys = keys.collect::<Result<Vec<_>>>()?;
     for _ in &keys {
         router.decide(Picos::ZERO)?;
@@ -63,7 +42,7 @@ fn bench(criterion: &mut Criterion) {
         let state = router.state();
         let Ok(instance) = state.instance(InstanceId(0)) else { return };
         assert_eq!(instance.in_flight(), RESIDENTS);
-        let Ok(own) = request(99) else { return };
+        let Ok(own) = vague_request(99) else { return };
         let forecast = Forecast::new(state, instance, NOW);
         let candidate = Candidate::new(&own);
         eprintln!("{:?}", forecast.impact(instance, &candidate));

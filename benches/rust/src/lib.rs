@@ -1,11 +1,12 @@
-//! What the benchmarks run: a cluster that serves conversations, as in the scenario `conversation`, and the paper's main
-//! experiment as an environment.
+//! What the benchmarks run: a cluster that serves conversations, as in the scenario `conversation`, the paper's main
+//! experiment as an environment, and requests of which little is known.
 
 use std::sync::Arc;
 
 use irouter_core::engine::EngineConfig;
+use irouter_core::length::LEVELS;
 use irouter_core::policy::PolicySpec;
-use irouter_core::{OnFailure, Picos, Profile, RouterConfig};
+use irouter_core::{LengthDistribution, OnFailure, Picos, Profile, Request, RouterConfig, TenantId};
 use irouter_sim::environment::{EnvironmentSpec, VectorEnvironment};
 use irouter_sim::experiment::{Experiment, saturation_rate};
 use irouter_sim::metrics::{Run, Slo, Summary, Unloaded, unloaded};
@@ -105,4 +106,26 @@ pub fn paper_environment(spec: &str, count: usize) -> Result<VectorEnvironment> 
         "workload": {{"kind": "generated", "lengths": {{"kind": "paper-five-task"}}}}}}"#
     ))?;
     VectorEnvironment::new(&experiment, None, EnvironmentSpec::from_json(spec)?, count, 1)
+}
+
+/// A request whose output may be anything up to some thousand tokens; no two of the first thousands are alike.
+///
+/// # Errors
+/// None: its quantiles ascend.
+pub fn vague_request(number: u32) -> irouter_core::Result<Request> {
+    let longest = f64::from(500 + 131 * number % 1500);
+    let quantiles = LEVELS.map(|level| longest * level * level);
+    Ok(Request {
+        id: number.into(),
+        arrival: Picos::ZERO,
+        prompt_tokens: 100 + 377 * number % 3000,
+        max_tokens: 4096,
+        predicted: Arc::new(LengthDistribution::from_quantiles(&quantiles)?),
+        prompt_blocks: None,
+        priority: 0,
+        deadline: None,
+        tenant: TenantId(0),
+        session: None,
+        true_output_tokens: None,
+    })
 }
