@@ -56,6 +56,14 @@ def train(
             help="P99 E2E over round robin's up to which the tail costs nothing.", rich_help_panel="Search"
         ),
     ] = 1.0,
+    miss_weight: Annotated[
+        float,
+        typer.Option(
+            help="What requests that miss the SLO count beside the objective, from 0.",
+            rich_help_panel="Search",
+            min=0.0,
+        ),
+    ] = 0.0,
     hidden: Annotated[
         int,
         typer.Option(help="Units of the hidden layer; 0 is a linear score.", rich_help_panel="Search", min=0),
@@ -85,6 +93,7 @@ def train(
             scenarios or (),
             goal=objective,
             tail_limit=tail_limit,
+            miss_weight=miss_weight,
             loads=options.loads(loads) if loads else None,
             hidden=[hidden] if hidden else (),
             generations=generations,

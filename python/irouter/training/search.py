@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
@@ -69,6 +70,7 @@ def train(
     *,
     goal: Goal = "e2e",
     tail_limit: float = 1.0,
+    miss_weight: float = 0.0,
     loads: Sequence[float] | None = None,
     hidden: Sequence[int] = (),
     generations: int = 100,
@@ -84,6 +86,7 @@ def train(
     The objective is the mean over the workloads of a generation of
 
         log(figure / round robin's) + 2 max(0, log(P99 E2E / (tail_limit x round robin's)))
+            + miss_weight log(requests that miss the SLO / round robin's)
 
     All candidates of a generation meet the same windows. The search starts at a rule, which is
     its guidance: what it takes over from it fades with what it finds. What is found counts on held-out
@@ -94,6 +97,7 @@ def train(
             (:mod:`irouter.training.workloads`).
         goal: The figure.
         tail_limit: Ratio of P99 E2E up to which the tail costs nothing.
+        miss_weight: What the requests that miss the SLO count beside the goal.
         loads: Shares of saturation of the scenarios; as they stand without.
         hidden: Sizes of hidden layers: none for a linear score.
         generations: How many, of 16 candidates each; none measures the start.
@@ -117,6 +121,7 @@ def train(
     facts = {
         "goal": goal,
         "tail_limit": tail_limit,
+        "miss_weight": miss_weight,
         "scenarios": [str(scenario) for scenario in scenarios],
         "loads": list(loads) if loads is not None else None,
         "shapes": {name: list(first[name].shape) for name in sorted(first)},
@@ -124,7 +129,7 @@ def train(
         "generations": generations,
         "seed": seed,
     }
-    search = _Search(goal, tail_limit, scenarios, loads, seed, threads, executor)
+    search = _Search(goal, tail_limit, miss_weight, scenarios, loads, seed, threads, executor)
     found, curve = search.run(first, generations, Journal(journal, facts), progress)
     measured = search.objectives([first, found], search.held_out())
     better = measured[1] < measured[0]
@@ -158,6 +163,7 @@ class _Search:
 
     goal: Goal
     tail_limit: float
+    miss_weight: float
     scenarios: Sequence[str | Path]
     loads: Sequence[float] | None
     seed: int
@@ -228,8 +234,11 @@ class _Search:
         experiments = [dataclasses.replace(point, policies=policies) for point in points]
         for results in run_experiments(experiments, threads=self.threads, executor=self.executor):
             self.requests += sum(results["workload"]["requests"]) * len(policies)
-            figure, tail = _FIGURES[self.goal](results["runs"]), ratios(results["runs"], "e2e_p99_s")
+            runs = results["runs"]
+            figure, tail, misses = _FIGURES[self.goal](runs), ratios(runs, "e2e_p99_s"), _misses(runs)
             total += [
-                objective(figure[choice.label], tail[choice.label], self.tail_limit) for choice in choices
+                objective(figure[choice.label], tail[choice.label], self.tail_limit)
+                + self.miss_weight * math.log(misses[choice.label])
+                for choice in choices
             ]
         return [float(value) for value in total / len(points)]

@@ -32,7 +32,9 @@ RULE: Final[Mapping[str, Mapping[str, float]]] = {
         "prompt_share": -0.21,
         "overflow_over_least": -0.24,
         "cache_share": -0.43,
-        "work_over_least": -0.84,
+        "inflicted_over_least": -2.0,
+        "e2e_over_least": -2.0,
+        "start_squared": -4.0,
     },
     "room": {
         "bias": -2.85,
@@ -60,6 +62,8 @@ _SPREAD: Final[Mapping[str, float]] = {
     "patience_squared": 0.2,
     "due": 0.5,
     "due_squared": 0.3,
+    "due_in_crowd": 0.5,
+    "due_in_crowd_squared": 0.3,
     "due_at_worst": 0.5,
     "due_at_worst_squared": 0.3,
     "seniority": 0.4,
@@ -79,6 +83,9 @@ _SPREAD: Final[Mapping[str, float]] = {
     "delay": 0.3,
     "delay_over_least": 0.2,
     "slowness": 0.1,
+    "inflicted_over_least": 0.5,
+    "e2e_over_least": 0.5,
+    "start_squared": 0.5,
 }
 # Features whose spread is not named differ by about 1 between pairs.
 

@@ -24,13 +24,16 @@ PROFILES: Final = (
 )
 """Latency profiles trained on."""
 
+LONG_CONTEXT_PROFILES: Final = PROFILES[2:]
+"""Those of them whose context holds chats of several turns."""
+
 INSTANCES: Final = (2, 4, 8)
 """Sizes of cluster trained on."""
 
 SLOTS: Final = (16, 32, 64, 128, 256)
 """Batch slots of an instance."""
 
-LOADS: Final = (0.7, 1.6)
+LOADS: Final = (0.4, 1.6)
 """Range of loads trained on, as a share of saturation."""
 
 TRAINING_SEED: Final = 1 << 21
@@ -45,9 +48,10 @@ _LONGEST_PROMPT: Final = 2800
 _LONGEST_OUTPUT: Final = 1200
 # Two of them fit any KV cache.
 _LEAST_BLOCKS: Final = 2 * (_LONGEST_PROMPT + _LONGEST_OUTPUT) // 16
-# How often the paper's cluster comes.
+# How often the paper's cluster comes, and how often chats of several turns.
 _ONE_IN: Final = 8
 _PAPER_LOADS: Final = (1.2, 1.8)
+_CLIENTS_PER_INSTANCE: Final = (30, 160)
 # Shares of the other workloads.
 _FIVE_TASKS: Final = 0.25
 _BURSTY: Final = 0.3
@@ -58,7 +62,8 @@ _NOISY: Final = 0.5
 def drawn(seed: int, generation: int, index: int) -> Experiment:
     """A workload on a cluster, drawn by these three numbers.
 
-    The first of every eight is the paper's cluster, overloaded for longer. Of the others some have the lengths of the
+    The first of every eight is the paper's cluster, overloaded for longer; the second has clients that chat in several
+    turns with shared prefixes and wait for their answers. Of the others some have the lengths of the
     paper's five tasks, most a mix of one to four tasks of their own. In some the KV cache is down to a tenth of the
     profile's, so that what holds is the cache here and the batch slots there. Predictions are as good as a real
     predictor's or worse, and some routers know neither noise nor the right step times.
@@ -67,6 +72,8 @@ def drawn(seed: int, generation: int, index: int) -> Experiment:
     if index % _ONE_IN == 0:
         paper = {"load": round(float(random.uniform(*_PAPER_LOADS)), 3), "predictor": _predictor(random)}
         return resolve("paper-main", None, {**paper, **_common(_window(generation, index))})
+    if index % _ONE_IN == 1:
+        return resolve("chat-closed", None, {**_chats(random), **_common(_window(generation, index))})
     profile = str(random.choice(PROFILES))
     settings: dict[str, Any] = {
         "profile": profile,
@@ -86,6 +93,18 @@ def drawn(seed: int, generation: int, index: int) -> Experiment:
         settings |= {"step_noise": 0.08, "instance_noise": 0.05}
         settings["router_profile_error"] = {"step_time": float(random.choice([0.7, 1.0, 1.4]))}
     return resolve("conversation", None, settings)
+
+
+def _chats(random: np.random.Generator) -> dict[str, Any]:
+    instances = int(random.choice(INSTANCES))
+    clients = instances * int(random.integers(*_CLIENTS_PER_INSTANCE))
+    return {
+        "profile": str(random.choice(LONG_CONTEXT_PROFILES)),
+        "instances": instances,
+        "predictor": _predictor(random),
+        "clients": {"count": clients, "think_time_s": 5.0},
+        "requests": max(_REQUESTS, 2 * clients),
+    }
 
 
 def of_scenario(scenario: str | Path, generation: int, load: float | None) -> Experiment:
@@ -151,7 +170,7 @@ def _predictor(random: np.random.Generator) -> str:
 def described() -> dict[str, Any]:
     """What the drawn workloads range over, for the header of a file of weights."""
     return {
-        "lengths": ["paper-five-task", "mixes of one to four log-normal tasks"],
+        "lengths": ["paper-five-task", "mixes of one to four log-normal tasks", "chats of several turns"],
         "profiles": PROFILES,
         "instances": INSTANCES,
         "slots": SLOTS,

@@ -105,6 +105,6 @@ pub(crate) fn policies() -> PyResult<String> {
 /// What learned policies see: `{"version": ..., "features": [...]}` as JSON.
 #[pyfunction]
 pub(crate) fn observation() -> PyResult<String> {
-    let observation = serde_json::json!({ "version": VERSION, "features": FEATURES });
+    let observation = serde_json::json!({ "version": VERSION, "features": FEATURES.as_slice() });
     canonical_json(&observation).map_err(to_python)
 }

@@ -48,6 +48,25 @@ pub struct Linear {
     decode_step_seconds: f64,
 }
 
+/// What the linear form knows of an instance: sums over its requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Load {
+    requests: f64,
+    context_tokens: f64,
+    queued_prefill_tokens: f64,
+    /// Mean over the requests of what they are expected to still produce.
+    remaining_tokens: f64,
+}
+
+/// A placement in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seconds {
+    pub(crate) ttft: f64,
+    pub(crate) e2e: f64,
+    /// The delay of each of the requests there.
+    pub(crate) inflicted_each: f64,
+}
+
 /// The penalties of a placement, from -1, the worst.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalties {
@@ -113,7 +132,7 @@ impl Linear {
         Penalties { prompt, decode, mixing: self.alpha * prompt + (1.0 - self.alpha) * decode }
     }
 
-    /// The same quantities in seconds.
+    /// The same quantities in seconds, of a request with `prompt_tokens`, `cached_tokens` of them cached, and `output_tokens`.
     ///
     /// ```text
     /// TTFT = grad1 (queued prompt tokens + u) + s + grad2 K
@@ -122,32 +141,59 @@ impl Linear {
     /// ```
     ///
     /// with `s` the decode step of an empty batch and `r` the mean output that the requests there are expected to still
-    /// produce. Everybody there is delayed alike. The KV cache overflows with certainty or not at all.
+    /// produce. Everybody there is delayed alike.
+    pub(crate) fn seconds(
+        &self,
+        load: &Load,
+        prompt_tokens: u32,
+        cached_tokens: u32,
+        output_tokens: f64,
+    ) -> Seconds {
+        let uncached = f64::from(prompt_tokens.saturating_sub(cached_tokens));
+        let own = self.grad2 * (f64::from(prompt_tokens) + 0.5 * output_tokens);
+        let step = self.decode_step_seconds + self.grad2 * load.context_tokens;
+        let ttft = self.grad1 * (load.queued_prefill_tokens + uncached) + step;
+        Seconds {
+            ttft,
+            e2e: ttft + output_tokens * (step + own),
+            inflicted_each: self.grad1 * uncached + output_tokens.min(load.remaining_tokens) * own,
+        }
+    }
+
+    /// The latency impact by these seconds. The KV cache overflows with certainty or not at all.
     pub fn impact(&self, instance: &InstanceState, request: &Request) -> Impact {
         let cached_tokens = instance.cached_tokens(request.prompt_tokens, request.prompt_blocks.as_deref());
-        let uncached = f64::from(request.prompt_tokens - cached_tokens);
         let output = request.predicted.mean(request.max_tokens);
-        let residents = instance.in_flight();
-        let count = f64::from(residents);
-        let context = instance.context_tokens() as f64;
-        let overlap = output.min(instance.remaining_output_tokens() / count.max(1.0));
-        let own = f64::from(request.prompt_tokens) + 0.5 * output;
-        let step = self.decode_step_seconds + self.grad2 * context;
-        let ttft_seconds = self.grad1 * (instance.queued_prefill_tokens() as f64 + uncached) + step;
-        let each = if residents > 0 { self.grad1 * uncached + overlap * self.grad2 * own } else { 0.0 };
-        let peak = context + count * overlap + f64::from(request.prompt_tokens) + output;
+        let load = Load::of(instance);
+        let seconds = self.seconds(&load, request.prompt_tokens, cached_tokens, output);
+        let overlap = output.min(load.remaining_tokens);
+        let own = f64::from(request.prompt_tokens) + output;
+        let peak = load.context_tokens + load.requests * overlap + own;
         let kv_peak_share = peak / instance.kv_capacity_tokens() as f64;
         Impact {
-            ttft_seconds,
-            e2e_seconds: ttft_seconds + output * (step + self.grad2 * own),
-            inflicted_seconds: count * each,
-            largest_inflicted_seconds: each,
+            ttft_seconds: seconds.ttft,
+            e2e_seconds: seconds.e2e,
+            inflicted_seconds: load.requests * seconds.inflicted_each,
+            largest_inflicted_seconds: if load.requests > 0.0 { seconds.inflicted_each } else { 0.0 },
             kv_peak_share,
             overflow_probability: f64::from(u8::from(kv_peak_share > 1.0)),
             preemptions: None,
             cached_tokens,
-            residents,
+            residents: instance.in_flight(),
             prompts_ahead: instance.awaiting_first_token(),
+        }
+    }
+}
+
+impl Load {
+    /// Of an instance as it is now.
+    pub(crate) fn of(instance: &InstanceState) -> Self {
+        let requests = f64::from(instance.in_flight());
+        Self {
+            requests,
+            context_tokens: instance.context_tokens() as f64,
+            queued_prefill_tokens: instance.queued_prefill_tokens() as f64,
+            remaining_tokens: instance.remaining_output_tokens() / requests.max(1.0),
         }
     }
 }

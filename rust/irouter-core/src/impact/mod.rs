@@ -23,6 +23,7 @@ pub use curve::GRID;
 pub use estimator::{Estimator, Form};
 pub use forecast::{Candidate, Forecast};
 pub use linear::{Linear, Penalties};
+pub(crate) use linear::Load;
 
 /// The latency impact of placing a request on an instance: the instance's future with it, and less the one without it.
 ///

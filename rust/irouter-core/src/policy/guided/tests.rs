@@ -15,7 +15,7 @@ fn weights(named: &[(usize, &str, f32)], room: f32) -> GuidedOptions {
         let place = FEATURES.iter().position(|name| name == feature).unwrap();
         values[output * COUNT + place] = *weight;
     }
-    file(&values, room, &json!({ "observation_version": VERSION, "features": FEATURES }))
+    file(&values, room, &json!({ "observation_version": VERSION, "features": FEATURES.as_slice() }))
 }
 
 fn file(values: &[f32], room: f32, header: &serde_json::Value) -> GuidedOptions {

@@ -1,7 +1,7 @@
 //! The features of a pair of request and instance.
 
 /// Number of this list: weights trained on another one are refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names of the features, in order. None has a unit: times are relative to the request's own service or to what waits, tokens to
 /// the KV cache, so that one set of weights serves any model, accelerator and size of cluster.
@@ -24,6 +24,10 @@ pub const FEATURES: [&str; COUNT] = [
     // The same with the service of the 0.9-quantile of the predicted length: those who set the tail are long, not only late.
     "due_at_worst",
     "due_at_worst_squared",
+    // Waited and service over (backlog + eight services of the mean request), and its square by 4: who would end late among
+    // all that wait.
+    "due_in_crowd",
+    "due_in_crowd_squared",
     // ln(1 + waited / service).
     "slowdown",
     // Waited over the longest wait among the candidates.
@@ -60,7 +64,15 @@ pub const FEATURES: [&str; COUNT] = [
     "delay_over_least",
     // ln of the twin's speed factor over the fastest: slow instances.
     "slowness",
+    // The latency impact ([`crate::impact::Linear`], at the twin's speed) by the service of the mean request: the delay inflicted
+    // on all there, ln(1 + it); the same over the least, and the own E2E over the least, at most 16.
+    "inflicted",
+    "inflicted_over_least",
+    "e2e_over_least",
+    // Waited and TTFT over the service of the mean request, at most 8, and its square by 8.
+    "start",
+    "start_squared",
 ];
 
 /// How many there are.
-pub const COUNT: usize = 31;
+pub const COUNT: usize = 38;

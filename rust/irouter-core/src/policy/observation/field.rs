@@ -28,7 +28,7 @@ pub(super) struct Crowd {
 
 impl Candidate<'_> {
     #[expect(clippy::cast_possible_truncation, reason = "features have 32 bits")]
-    fn waited_seconds(&self, view: &ClusterView<'_>) -> f32 {
+    pub(super) fn waited_seconds(&self, view: &ClusterView<'_>) -> f32 {
         (view.now - self.request.arrival).as_seconds().max(0.0) as f32
     }
 }
@@ -49,7 +49,7 @@ pub(super) struct Field {
 }
 
 /// Features that only depend on the request and the queue.
-pub(super) const OF_REQUEST: usize = 16;
+pub(super) const OF_REQUEST: usize = 18;
 
 impl Field {
     /// `None` when nothing is ready.
@@ -99,6 +99,8 @@ impl Field {
         let patience = patience_of(waited);
         let due = patience_of(waited + service);
         let due_at_worst = patience_of(waited + sketch.longest_service_seconds);
+        let crowd = self.backlog_seconds + PATIENCE * self.mean_service_seconds;
+        let due_in_crowd = ((waited + service) / crowd).min(4.0);
         [
             libm::logf(candidate.effort_seconds.max(1e-9) / self.least_effort_seconds.max(1e-9)),
             lateness,
@@ -109,6 +111,8 @@ impl Field {
             0.25 * due * due,
             due_at_worst,
             0.25 * due_at_worst * due_at_worst,
+            due_in_crowd,
+            0.25 * due_in_crowd * due_in_crowd,
             libm::log1pf(waited / service),
             waited / self.longest_wait_seconds.max(1e-9),
             sketch.spread,

@@ -14,10 +14,10 @@ use crate::ids::{InstanceId, RequestKey};
 use crate::request::Request;
 use crate::state::InstanceState;
 
-use super::estimate::{PerInstance, uncached_tokens};
+use super::estimate::PerInstance;
 use super::{ClusterView, QueueView, Waiting};
 use field::{Candidate, Crowd, Field, OF_REQUEST};
-use site::Site;
+use site::{Cost, Site};
 use sketch::{InstanceSketch, RequestSketch};
 
 /// Waiting requests that are looked at in the policy's order.
@@ -64,6 +64,7 @@ struct Meeting {
     work_seconds: f32,
     uncached: f32,
     delay: f32,
+    cost: Cost,
 }
 
 impl Observer {
@@ -101,7 +102,7 @@ impl Observer {
             for (candidate, sketch) in candidates.iter().zip(sketches) {
                 self.observation.requests.extend(candidate.key);
                 let own = field.of_request(view, candidate, &sketch);
-                self.add_pairs(view, candidate.request, &sketch, own, &field);
+                self.add_pairs(view, candidate, &sketch, own, &field);
             }
         }
     }
@@ -168,18 +169,20 @@ impl Observer {
     fn add_pairs(
         &mut self,
         view: &ClusterView<'_>,
-        request: &Request,
+        candidate: &Candidate<'_>,
         sketch: &RequestSketch,
         own: [f32; OF_REQUEST],
         field: &Field,
     ) {
         let Self { sites, meetings, observation, .. } = self;
         meetings.clear();
+        let request = candidate.request;
         let scale = field.mean_work_seconds + sketch.service_seconds;
         let prompt = request.prompt_tokens as f32;
         meetings.extend(sites.iter().map(|site| {
             let instance = &view.instances[site.id.index()];
-            let uncached = uncached_tokens(instance, request) as f32;
+            let cached = instance.cached_tokens(request.prompt_tokens, request.prompt_blocks.as_deref());
+            let uncached = request.prompt_tokens.saturating_sub(cached) as f32;
             let prefill_seconds = uncached * site.prefill_seconds_per_token;
             observation.fits.push(instance.holds(request).is_ok());
             Meeting {
@@ -187,6 +190,7 @@ impl Observer {
                 work_seconds: site.work_seconds + prefill_seconds,
                 uncached: uncached / prompt,
                 delay: (prefill_seconds * site.in_flight / scale).min(4.0),
+                cost: site.cost(request.prompt_tokens, cached, sketch),
             }
         }));
         let least = |of: fn(&Meeting) -> f32| meetings.iter().map(of).fold(f32::MAX, f32::min);
@@ -194,8 +198,14 @@ impl Observer {
         let least_work = least(|meeting| meeting.work_seconds);
         let least_uncached = least(|meeting| meeting.uncached);
         let least_delay = least(|meeting| meeting.delay);
+        let least_inflicted = least(|meeting| meeting.cost.inflicted_seconds);
+        let least_e2e = least(|meeting| meeting.cost.e2e_seconds);
+        let waited = candidate.waited_seconds(view);
+        let in_services = |seconds: f32| seconds / field.mean_service_seconds;
         observation.pairs.extend(sites.iter().zip(meetings.iter()).map(|(site, meeting)| {
             let mut pair = [0.0; COUNT];
+            let Cost { ttft_seconds, e2e_seconds, inflicted_seconds } = meeting.cost;
+            let start = in_services(waited + ttft_seconds).min(8.0);
             let (of_request, of_pair) = pair.split_at_mut(OF_REQUEST);
             of_request.copy_from_slice(&own);
             of_pair.copy_from_slice(&[
@@ -214,6 +224,11 @@ impl Observer {
                 meeting.delay,
                 meeting.delay - least_delay,
                 site.slowness - field.slowness,
+                libm::log1pf(in_services(inflicted_seconds)),
+                in_services(inflicted_seconds - least_inflicted).min(16.0),
+                in_services(e2e_seconds - least_e2e).min(16.0),
+                start,
+                0.125 * start * start,
             ]);
             pair
         }));

@@ -1,8 +1,9 @@
 //! An instance at one decision.
 
 use crate::ids::InstanceId;
+use crate::impact::{Linear, Load};
 use crate::policy::ClusterView;
-use crate::state::InstanceState;
+use crate::state::{InstanceState, Twin};
 
 use super::outlook::{MOST_DEVIATIONS, Outlook};
 use super::sketch::{InstanceSketch, RequestSketch};
@@ -27,6 +28,17 @@ pub(super) struct Site {
     pub(super) prefill_seconds_per_token: f32,
     /// ln of the twin's speed factor.
     pub(super) slowness: f32,
+    linear: Linear,
+    load: Load,
+    speed: f64,
+}
+
+/// The latency impact of a placement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    pub(super) ttft_seconds: f32,
+    pub(super) e2e_seconds: f32,
+    pub(super) inflicted_seconds: f32,
 }
 
 impl Site {
@@ -38,6 +50,7 @@ impl Site {
         let full = tokens > FAR_FROM_FULL * capacity_tokens;
         let outlook = full.then(|| sketch.outlook(view, instance));
         let budget = instance.config().scheduler.max_num_batched_tokens as f32;
+        let speed = instance.twin().map_or(1.0, Twin::speed);
         Self {
             id: instance.id(),
             outlook,
@@ -49,7 +62,23 @@ impl Site {
             work_seconds: instance.work_seconds() as f32,
             prefill: libm::log1pf(instance.queued_prefill_tokens() as f32 / budget),
             prefill_seconds_per_token: instance.rates().prefill_seconds_per_token as f32,
-            slowness: instance.twin().map_or(0.0, |twin| libm::log(twin.speed()) as f32),
+            slowness: libm::log(speed) as f32,
+            linear: sketch.linear(instance),
+            load: Load::of(instance),
+            speed,
+        }
+    }
+
+    /// What a request costs there of which so many tokens are cached.
+    #[expect(clippy::cast_possible_truncation, reason = "features have 32 bits")]
+    pub(super) fn cost(&self, prompt_tokens: u32, cached_tokens: u32, sketch: &RequestSketch) -> Cost {
+        let seconds =
+            self.linear.seconds(&self.load, prompt_tokens, cached_tokens, sketch.output_tokens.into());
+        let at_speed = |seconds: f64| (self.speed * seconds) as f32;
+        Cost {
+            ttft_seconds: at_speed(seconds.ttft),
+            e2e_seconds: at_speed(seconds.e2e),
+            inflicted_seconds: at_speed(seconds.inflicted_each) * self.in_flight,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is kept of a waiting request and of an instance between decisions.
 
+use crate::impact::Linear;
 use crate::request::Request;
 use crate::state::{InstanceState, WorkRates};
 use crate::time::Picos;
@@ -14,6 +15,7 @@ pub(super) struct RequestSketch {
     pub(super) outlook: Outlook,
     /// Prompt and expected output.
     pub(super) tokens: f32,
+    pub(super) output_tokens: f32,
     pub(super) prompt_share: f32,
     /// ln of the 0.9-quantile over the median.
     pub(super) spread: f32,
@@ -37,6 +39,7 @@ impl RequestSketch {
         Self {
             outlook: Outlook::of_request(request, block_tokens),
             tokens: (prompt + output) as f32,
+            output_tokens: output as f32,
             prompt_share: (prompt / (prompt + output)) as f32,
             spread: libm::log(quantile(0.9) / quantile(0.5)) as f32,
             service_seconds: service(output),
@@ -48,9 +51,11 @@ impl RequestSketch {
 /// Decode steps after which a forecast is made anew, though nobody came or went.
 const FORECAST_STEPS: f64 = 16.0;
 
-/// Of an instance: its forecast, which is good for a few steps.
+/// Of an instance: its gradients, and its forecast, which is good for a few steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct InstanceSketch {
+    /// With the generation of the instance.
+    linear: Option<(u32, Linear)>,
     outlook: Option<Outlook>,
     /// When it is too old.
     until: Picos,
@@ -67,6 +72,14 @@ impl InstanceSketch {
     pub(super) fn add(&mut self, request: &Request) {
         if let Some(outlook) = &mut self.outlook {
             outlook.add(&Outlook::of_request(request, self.block_tokens));
+        }
+    }
+
+    /// The gradients of the instance.
+    pub(super) fn linear(&mut self, instance: &InstanceState) -> Linear {
+        match self.linear {
+            Some((generation, linear)) if generation == instance.generation() => linear,
+            _ => self.linear.insert((instance.generation(), Linear::new(instance.config()))).1,
         }
     }
 

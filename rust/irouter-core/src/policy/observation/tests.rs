@@ -1,4 +1,5 @@
 use super::*;
+use crate::impact::Linear;
 use crate::policy::least_work::LeastWork;
 use crate::policy::testing::{Cluster, SLOTS, request, with_blocks};
 use crate::policy::{Configurable, Needs, NoOptions};
@@ -51,6 +52,7 @@ fn features_are_what_their_names_say() {
     let due = 8.1 / (8.0 * service);
     let backlog = 0.6 / 2.0;
     let lateness = 4.0 / (backlog + service);
+    let in_crowd = 8.1 / (backlog + 8.0 * service);
     // Of the other, 1 s of decoding at the rate of full batches and 0.2 s of prefill: nothing is known of its progress.
     let scale = 0.5 * 1.2 + service;
     assert_features(
@@ -64,6 +66,8 @@ fn features_are_what_their_names_say() {
             ("due", [due; 2]),
             ("due_squared", [0.25 * due * due; 2]),
             ("due_at_worst", [due; 2]),
+            ("due_in_crowd", [in_crowd; 2]),
+            ("due_in_crowd_squared", [0.25 * in_crowd * in_crowd; 2]),
             ("slowdown", [libm::log1pf(4.0 / service); 2]),
             ("seniority", [1.0; 2]),
             ("spread", [0.0; 2]),
@@ -88,6 +92,34 @@ fn features_are_what_their_names_say() {
     );
     assert_eq!(observer.latest().idle, [false, true]);
     assert_eq!(observer.latest().fits, [true, true]);
+}
+
+#[test]
+fn the_latency_impact_is_in_services_of_the_mean_request() {
+    let mut observer = Observer::default();
+    let mut cluster = cluster(&mut observer);
+    cluster.set_now(4.0);
+    let own = request(1000, 500);
+    observer.observe_request(&cluster.view(), &own);
+    let service = 4.1;
+    let [there, idle] = [0, 1].map(|number| {
+        let instance = cluster.instance(number);
+        Linear::new(instance.config()).impact(instance, &own)
+    });
+    assert!(there.inflicted_seconds > 0.0 && there.e2e_seconds > idle.e2e_seconds);
+    let inflicted = there.inflicted_seconds as f32 / service;
+    let later = (there.e2e_seconds - idle.e2e_seconds) as f32 / service;
+    let start = [there, idle].map(|impact| (4.0 + impact.ttft_seconds as f32) / service);
+    assert_features(
+        &observer,
+        &[
+            ("inflicted", [libm::log1pf(inflicted), 0.0]),
+            ("inflicted_over_least", [inflicted, 0.0]),
+            ("e2e_over_least", [later, 0.0]),
+            ("start", start),
+            ("start_squared", start.map(|start| 0.125 * start * start)),
+        ],
+    );
 }
 
 #[test]
