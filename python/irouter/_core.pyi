@@ -432,8 +432,8 @@ class VectorEnvironment:
         """Names of the numbers that an agent is shown, in order."""
 
     @property
-    def highest(self) -> NDArray[np.float32]:
-        """The largest value of each of these numbers; the smallest is 0."""
+    def bounds(self) -> NDArray[np.float32]:
+        """The smallest and the largest value of each of these numbers, `[number, 2]`; infinite without one."""
 
     def reset(self, seeds: Sequence[int] | None = None) -> dict[str, Any]:
         """Begins an episode in every environment: of its seed, or of the one that is next.
@@ -667,6 +667,9 @@ def policies() -> str:
 
     Each has `name`, `description`, `origin`, `conformance_tested`, `options`, `equalised` and `tunable`.
     """
+
+def guided_weights() -> bytes:
+    """The file of weights of `guided` that the package ships."""
 
 def observation() -> str:
     """What learned policies see, as a JSON object: the `version` of the list, and the names of its `features`."""

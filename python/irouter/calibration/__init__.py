@@ -1,5 +1,5 @@
 """Latency profiles fitted to logs of a real engine."""
 
-from irouter.calibration.fit import Calibration, calibrate_requests, calibrate_steps
+from irouter.calibration.fit import Calibration, calibrate_requests, calibrate_steps, calibrate_times
 
-__all__ = ["Calibration", "calibrate_requests", "calibrate_steps"]
+__all__ = ["Calibration", "calibrate_requests", "calibrate_steps", "calibrate_times"]

@@ -130,23 +130,61 @@ def calibrate_requests(log: str | Path, *, template: str | Path, name: str, seed
         for column in _REQUEST_TIMES
     )
     inputs, outputs = (whole_numbers(frame[column], path.name, least=1) for column in _REQUEST_COUNTS)
-    fit = _core.fit_request_log(
-        _template(template),
+    return calibrate_times(
+        arrival,
+        inputs,
+        outputs,
+        first,
+        last,
+        template=_template(template),
         name=name,
         data=_source(path, "requests"),
-        arrival_s=arrival,
-        input_tokens=inputs,
-        output_tokens=outputs,
-        first_token_s=first,
-        last_token_s=last,
         seed=seed,
     )
-    e2e = Quantity(
-        "E2E", "s", last - arrival, fit["predicted_last_s"] - arrival, fit["held_out_e2e_error_percent"]
+
+
+def calibrate_times(
+    arrival_s: NDArray[np.float64],
+    input_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+    first_token_s: NDArray[np.float64],
+    last_token_s: NDArray[np.float64],
+    *,
+    template: str,
+    name: str,
+    data: str,
+    seed: int = 0,
+) -> Calibration:
+    """The same from columns.
+
+    Args:
+        arrival_s: When each request reached the instance, ascending; all times in seconds on one clock.
+        input_tokens: Tokens of each prompt.
+        output_tokens: Tokens that each produced.
+        first_token_s: When its first token was out.
+        last_token_s: When its last token was out.
+        template: Profile that gives model, scheduler and KV cache, as JSON.
+        name: Name of the fitted profile.
+        data: What it says of where it comes from.
+        seed: Seed of the draw of the held-out quarter.
+
+    Raises:
+        IrouterError: Naming the row and the field.
+    """
+    fit = _core.fit_request_log(
+        template,
+        name=name,
+        data=data,
+        arrival_s=arrival_s,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        first_token_s=first_token_s,
+        last_token_s=last_token_s,
+        seed=seed,
     )
-    ttft = Quantity(
-        "TTFT", "s", first - arrival, fit["predicted_first_s"] - arrival, fit["held_out_ttft_error_percent"]
-    )
+    e2e_error, ttft_error = fit["held_out_e2e_error_percent"], fit["held_out_ttft_error_percent"]
+    e2e = Quantity("E2E", "s", last_token_s - arrival_s, fit["predicted_last_s"] - arrival_s, e2e_error)
+    ttft = Quantity("TTFT", "s", first_token_s - arrival_s, fit["predicted_first_s"] - arrival_s, ttft_error)
     return Calibration(json.loads(fit["profile"]), fit["held_out"], [e2e, ttft])
 
 

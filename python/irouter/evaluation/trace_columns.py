@@ -22,8 +22,10 @@ _DATE_FORMATS_WITH_ZONE = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z")
 
 def arrivals(column: pl.Series, where: str, clock: Clock) -> NDArray[np.float64]:
     """The column as seconds, in order. Dates count from the first."""
-    if clock == "date":
+    if clock == "date" or (clock == "seconds or date" and _is_date(column)):
         seconds = _dates(column, where)
+    elif clock == "seconds or date":
+        seconds = numbers(column, where, least=0.0, expected="a number of seconds, or a date and time")
     else:
         seconds = numbers(column, where, least=0.0, expected=f"a number of {clock}, zero or more")
         seconds = seconds / 1000.0 if clock == "milliseconds" else seconds
@@ -37,6 +39,14 @@ def arrivals(column: pl.Series, where: str, clock: Clock) -> NDArray[np.float64]
         )
         raise IrouterError(message)
     return seconds
+
+
+def _is_date(column: pl.Series) -> bool:
+    """Whether it has dates, by its type or, where it has texts, by the first of them."""
+    text = str(column.dtype) == "String"
+    return column.dtype.is_temporal() or (
+        text and len(str(column[0]).split("-")) == len(("year", "month", "day"))
+    )
 
 
 def _dates(column: pl.Series, where: str) -> NDArray[np.float64]:

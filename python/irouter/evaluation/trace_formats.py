@@ -8,7 +8,7 @@ from typing import Final, Literal
 from irouter._core import IrouterError
 from irouter._names import nearest
 
-Clock = Literal["seconds", "milliseconds", "date"]
+Clock = Literal["seconds", "milliseconds", "date", "seconds or date"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ FORMATS: Final = (
             "priority": "priority",
             "hash_ids": "hash_ids",
             "prompt": "prompt",
+            "instance": "instance",
+            "held_s": "held_s",
+            "ttft_s": "ttft_s",
+            "e2e_s": "e2e_s",
         },
     ),
     # ServeGen: the client is the only class that is known of a request.
@@ -80,6 +84,26 @@ FORMATS: Final = (
         input_tokens="Request tokens",
         output_tokens="Response tokens",
         optional={"application": "Model"},
+    ),
+    # What gateways log of each request, and what of it was measured.
+    TraceFormat(
+        name="request-log",
+        arrival="timestamp",
+        clock="seconds or date",
+        input_tokens="prompt_tokens",
+        output_tokens="output_tokens",
+        optional={
+            "max_tokens": "max_tokens",
+            "application": "app",
+            "tenant": "tenant",
+            "session": "session",
+            "priority": "priority",
+            "prompt": "prompt",
+            "instance": "instance",
+            "held_s": "held_seconds",
+            "ttft_s": "ttft_seconds",
+            "e2e_s": "e2e_seconds",
+        },
     ),
 )
 

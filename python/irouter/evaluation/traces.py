@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from irouter._columns import whole_numbers
+from irouter._columns import numbers, whole_numbers
 from irouter._core import IrouterError, Workload
 from irouter._tables import read_table
 from irouter.evaluation import trace_columns
@@ -43,6 +43,11 @@ class Trace:
         block_hashes: Prefix hashes of all requests, each of `HASH_BLOCK_TOKENS` tokens.
         prompts: Texts of the requests; none where the file has none.
         predicted_quantiles: What a predictor said of the output lengths on reading the prompts, `[request, level]`.
+        instance: Number of the instance that served each request among `instance_names`.
+        instance_names: Names of the instances.
+        held_s: Seconds from each arrival until the request was sent to its instance, as measured.
+        ttft_s: Seconds from each arrival to the first token, as measured.
+        e2e_s: Seconds from each arrival to the last token, as measured.
         dropped_empty: Rows without input or output that were left out.
     """
 
@@ -62,6 +67,11 @@ class Trace:
     block_hashes: NDArray[np.int64] | None = None
     prompts: tuple[str, ...] = ()
     predicted_quantiles: NDArray[np.float64] | None = None
+    instance: NDArray[np.int64] | None = None
+    instance_names: tuple[str, ...] = ()
+    held_s: NDArray[np.float64] | None = None
+    ttft_s: NDArray[np.float64] | None = None
+    e2e_s: NDArray[np.float64] | None = None
     dropped_empty: int = 0
 
     def __len__(self) -> int:
@@ -76,17 +86,31 @@ class Trace:
         first = int(np.searchsorted(self.arrival_s, start_s))
         if first == len(self):
             raise IrouterError(f"the trace `{self.name}` has no request at or after {start_s:g} s")
+        rest = self._rows(first, len(self))
+        return dataclasses.replace(rest, arrival_s=rest.arrival_s - rest.arrival_s[0])
+
+    def until(self, end_s: float) -> Trace:
+        """The requests that arrive before `end_s`.
+
+        Raises:
+            IrouterError: When none does.
+        """
+        end = int(np.searchsorted(self.arrival_s, end_s))
+        if end == 0:
+            raise IrouterError(f"the trace `{self.name}` has no request before {end_s:g} s")
+        return self._rows(0, end)
+
+    def _rows(self, first: int, end: int) -> Trace:
         columns: dict[str, Any] = {
-            field.name: column[first:]
+            field.name: column[first:end]
             for field in dataclasses.fields(self)
             if isinstance(column := getattr(self, field.name), np.ndarray)
         }
-        columns["arrival_s"] = columns["arrival_s"] - columns["arrival_s"][0]
-        columns["prompts"] = self.prompts[first:]
+        columns["prompts"] = self.prompts[first:end]
         if self.block_offsets is not None and self.block_hashes is not None:
-            start = self.block_offsets[first]
-            columns["block_offsets"] = self.block_offsets[first:] - start
-            columns["block_hashes"] = self.block_hashes[start:]
+            start, stop = self.block_offsets[first], self.block_offsets[end]
+            columns["block_offsets"] = self.block_offsets[first : end + 1] - start
+            columns["block_hashes"] = self.block_hashes[start:stop]
         return dataclasses.replace(self, **columns)
 
     def with_predictions(self, folder: str) -> Trace:
@@ -137,7 +161,9 @@ def read_trace(path: str | Path, *, drop_empty: bool = False) -> Trace:
     The format follows from the columns: `arrival_s, input_tokens, output_tokens` (Parquet, CSV, JSONL; optionally
     `max_tokens, application, tenant, session, priority, hash_ids, prompt`), Azure (`TIMESTAMP, ContextTokens,
     GeneratedTokens`), Mooncake (`timestamp` in ms, `input_length, output_length, hash_ids`), BurstGPT (`Timestamp,
-    Request tokens, Response tokens, Model`) or ServeGen (`client_id` beside the first three).
+    Request tokens, Response tokens, Model`), ServeGen (`client_id` beside the first three) or a gateway's log
+    (`timestamp` in seconds or as a date, `prompt_tokens, output_tokens`; optionally `app, tenant, session, priority,
+    max_tokens, prompt` and what was measured: `instance, held_seconds, ttft_seconds, e2e_seconds`).
 
     Args:
         path: A `.parquet`, `.csv`, `.jsonl` or `.ndjson` file.
@@ -181,7 +207,7 @@ def _optional_columns(frame: pl.DataFrame, form: TraceFormat, where: str) -> dic
         if name not in frame.columns:
             continue
         column = frame[name]
-        if field in {"application", "tenant"}:
+        if field in {"application", "tenant", "instance"}:
             columns[field], columns[f"{field}_names"] = trace_columns.codes(column, where)
         elif field == "session":
             columns[field], _ = trace_columns.codes(column, where)
@@ -189,6 +215,8 @@ def _optional_columns(frame: pl.DataFrame, form: TraceFormat, where: str) -> dic
             columns["block_offsets"], columns["block_hashes"] = trace_columns.hashes(column, where)
         elif field == "prompt":
             columns["prompts"] = trace_columns.texts(column, where)
+        elif field in {"held_s", "ttft_s", "e2e_s"}:
+            columns[field] = numbers(column, where, least=0.0, expected="a number of seconds, zero or more")
         elif field == "priority":
             priority = whole_numbers(column, where, least=-(2**31))
             columns[field] = priority.astype("int32")

@@ -18,7 +18,7 @@ from irouter._core import IrouterError
 from irouter._names import unknown
 from irouter.evaluation.evolution import evolution_strategy
 from irouter.evaluation.experiment import Experiment, resolve
-from irouter.evaluation.objective import REFERENCE, objective, ratios
+from irouter.evaluation.objective import REFERENCE, Objective
 from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import PolicyChoice
 from irouter.evaluation.registry import PolicyInfo, Tunable, registry
@@ -216,8 +216,8 @@ class _Search:
         ]
         for results in self.run_experiments(experiments):
             self.requests += sum(results["workload"]["requests"]) * len(policies)
-            mean, tail = (ratios(results["runs"], key) for key in ("e2e_mean_s", "e2e_p99_s"))
-            total += [objective(mean[choice.label], tail[choice.label]) for choice in choices]
+            found = Objective().of(results["runs"])
+            total += [found[choice.label] for choice in choices]
         self.progress(self.requests)
         return [float(value) for value in total / len(self.points)]
 

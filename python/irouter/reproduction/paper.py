@@ -81,7 +81,7 @@ def paper(
 
     Args:
         seeds: Seeds in place of each scenario's 20.
-        agents: Folder with trained agents (`python -m irouter.training.paper_agents`); each joins the set-up that it
+        agents: Folder with trained agents (`irouter train --agent`); each joins the set-up that it
             was trained for.
         threads: Threads to use; 0 is one per core.
         progress: Called as `progress(done, total)`, in thousandths of a set-up.

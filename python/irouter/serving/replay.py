@@ -88,10 +88,7 @@ def replay(log: Path, *, shadows: Sequence[str] = ()) -> Replay:
     Raises:
         IrouterError: For what is no log, a log of a policy that cannot be made again, or a bad line, by its number.
     """
-    records = _records(log)
-    _, header = next(records, (0, {}))
-    if header.get("log") != "irouter" or header.get("version") != LOG_VERSION:
-        raise IrouterError(f"{log.name}: expected a decision log of version {LOG_VERSION}")
+    header, records = read_records(log)
     if header.get("policy") is None:
         found = header.get("label")
         raise IrouterError(
@@ -127,6 +124,19 @@ def replay(log: Path, *, shadows: Sequence[str] = ()) -> Replay:
         complete=complete,
         shadows=tuple(shadow for shadow, _ in others),
     )
+
+
+def read_records(log: Path) -> tuple[dict[str, Any], Iterator[tuple[int, dict[str, Any]]]]:
+    """The header of a decision log, and its records with the numbers of their lines.
+
+    Raises:
+        IrouterError: For what is no log; on the way, for a line that is no JSON object, by its number.
+    """
+    records = _records(log)
+    _, header = next(records, (0, {}))
+    if header.get("log") != "irouter" or header.get("version") != LOG_VERSION:
+        raise IrouterError(f"{log.name}: expected a decision log of version {LOG_VERSION}")
+    return header, records
 
 
 def _records(log: Path) -> Iterator[tuple[int, dict[str, Any]]]:

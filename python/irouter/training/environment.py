@@ -32,7 +32,8 @@ class Spec(TypedDict, total=False):
     """How an agent meets a scenario.
 
     Attributes:
-        observation: What it is shown: `counts`, the state of the paper's agents (27 numbers for 4 instances).
+        observation: What it is shown: `counts`, the state of the paper's agents (27 numbers for 4 instances), or
+            `pairs`, what `guided` sees: its features of each pair of a request and an instance.
         reward: `requests_in_system` (the default): minus the seconds that requests have spent in the system since
             the decision before, so that an episode's sum is minus the sum of its latencies. `paper`: equation 3.
         tick_s: Seconds between decisions, one request at each; 0.02 in the paper. Without it, the agent decides at
@@ -211,8 +212,8 @@ def _environments(
 
 
 def _spaces(core: _core.VectorEnvironment) -> tuple[spaces.Space[Numbers], spaces.Discrete]:
-    highest = core.highest
-    box = spaces.Box(np.zeros_like(highest), highest, dtype=np.float32)
+    lowest, highest = core.bounds.T
+    box = spaces.Box(lowest, highest, dtype=np.float32)
     return cast("spaces.Space[Numbers]", box), spaces.Discrete(core.actions)
 
 

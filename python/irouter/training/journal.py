@@ -24,7 +24,7 @@ class Journal:
 
         Args:
             path: The file.
-            facts: What the search is given, as JSON has it; the number of generations may differ.
+            facts: What the search is given, but for how long it goes on, as JSON has it.
 
         Raises:
             IrouterError: For a file of another search, or that is none.
@@ -33,7 +33,7 @@ class Journal:
         self._done: dict[int, tuple[list[float], int]] = {}
         if path is None:
             return
-        about = {name: value for name, value in facts.items() if name != "generations"}
+        about = dict(facts)
         if not path.exists():
             path.write_text(json.dumps(about) + "\n", encoding="utf-8")
             return

@@ -1,22 +1,18 @@
-"""The paper's three agents (Jain et al., arXiv 2408.13510): trained, kept as files, and as policies.
-
-`python -m irouter.training.paper_agents workload-guided --out agents/` trains one.
-"""
+"""The paper's three agents (Jain et al., arXiv 2408.13510): trained, kept as files, and as policies."""
 
 from __future__ import annotations
 
-import argparse
 import base64
 import dataclasses
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import irouter
+from irouter._names import unknown
 from irouter.evaluation.policies import PolicyChoice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from irouter.evaluation import Settings
     from irouter.training.double_dqn import Args, Episode, Guidance
@@ -117,38 +113,32 @@ def _validate(args: Args, weights: bytes) -> float:
     return float(comparison.policies["agent"]["ratio"]["e2e_mean_s"][0])
 
 
-def main() -> None:
-    """Trains one agent and writes its file."""
+def train_file(
+    variant: str, folder: Path, *, log: Callable[[str], None] | None = None, **changes: Any
+) -> tuple[Trained, Path]:
+    """Trains an agent into the file that `irouter reproduce paper --agents FOLDER` looks for.
+
+    The file is there from the first network on that was judged, and always has the best so far.
+
+    Args:
+        variant: Which agent: a name of `VARIANTS`.
+        folder: Folder of the file; it is made where there is none.
+        log: Called with a line for each episode.
+        changes: Fields of :class:`irouter.training.double_dqn.Args` that differ.
+
+    Raises:
+        IrouterError: For an unknown agent or scenario.
+        MissingExtraError: Without the extra `[train]`.
+    """
     from irouter.training import double_dqn  # noqa: PLC0415 - torch is there when something is trained
 
-    parser = argparse.ArgumentParser(prog="python -m irouter.training.paper_agents")
-    parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the file of weights")
-    parser.add_argument("--scenario", default="paper-main")
-    parser.add_argument("--requests", type=int, default=None)
-    parser.add_argument("--episodes", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    args = double_dqn.Args(
-        scenario=given.scenario,
-        requests=given.requests,
-        episodes=given.episodes,
-        seed=given.seed,
-        guidance=VARIANTS[given.variant],
-    )
-    file = file_of(given.out, given.scenario, given.variant)
+    if variant not in VARIANTS:
+        raise unknown("agent", variant, VARIANTS, f"known are {', '.join(VARIANTS)}")
+    args = double_dqn.Args(**{**changes, "guidance": VARIANTS[variant]})
+    file = file_of(folder, args.scenario, variant)
     file.parent.mkdir(parents=True, exist_ok=True)
-
-    def log(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
 
     def keep(trained: Trained) -> None:
         file.write_bytes(trained.weights)
 
-    best = train(args, better=keep, log=log)
-    log(f"{file}: episode {best.episode}, mean E2E {best.ratio:.3f} of round robin")
-
-
-if __name__ == "__main__":
-    main()
+    return train(args, better=keep, log=log), file

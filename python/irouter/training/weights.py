@@ -165,6 +165,17 @@ def read(path: Path) -> dict[str, NDArray[np.float32]]:
     return tensors
 
 
+def shipped() -> dict[str, NDArray[np.float32]]:
+    """The weights of the package.
+
+    Raises:
+        MissingExtraError: Without the extra `[train]`.
+    """
+    numpy = require("safetensors.numpy", extra="train", purpose="reading weights")
+    tensors: dict[str, NDArray[np.float32]] = numpy.load(_core.guided_weights())
+    return tensors
+
+
 def to_option(tensors: Mapping[str, NDArray[np.float32]]) -> str:
     """The option `weights` of `guided` with these tensors."""
     return base64.b64encode(to_bytes(tensors, {})).decode()

@@ -9,11 +9,13 @@ import numpy as np
 
 from irouter import profiles
 from irouter.evaluation.experiment import Experiment, resolve
-from irouter.evaluation.objective import REFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+BASELINE: Final = "least_work"
+"""The policy that training measures against."""
 
 PROFILES: Final = (
     "llama-2-7b@v100-paper",
@@ -48,7 +50,7 @@ _LONGEST_PROMPT: Final = 2800
 _LONGEST_OUTPUT: Final = 1200
 # Two of them fit any KV cache.
 _LEAST_BLOCKS: Final = 2 * (_LONGEST_PROMPT + _LONGEST_OUTPUT) // 16
-# How often the paper's cluster comes, and how often chats of several turns.
+# Of so many workloads two have the paper's cluster, and one has chats of several turns.
 _ONE_IN: Final = 8
 _PAPER_LOADS: Final = (1.2, 1.8)
 _CLIENTS_PER_INSTANCE: Final = (30, 160)
@@ -62,14 +64,14 @@ _NOISY: Final = 0.5
 def drawn(seed: int, generation: int, index: int) -> Experiment:
     """A workload on a cluster, drawn by these three numbers.
 
-    The first of every eight is the paper's cluster, overloaded for longer; the second has clients that chat in several
-    turns with shared prefixes and wait for their answers. Of the others some have the lengths of the
+    The first and the fifth of every eight have the paper's cluster, overloaded for longer; the second has clients that chat
+    in several turns with shared prefixes and wait for their answers. Of the others some have the lengths of the
     paper's five tasks, most a mix of one to four tasks of their own. In some the KV cache is down to a tenth of the
     profile's, so that what holds is the cache here and the batch slots there. Predictions are as good as a real
     predictor's or worse, and some routers know neither noise nor the right step times.
     """
     random = np.random.default_rng([seed, generation, index])
-    if index % _ONE_IN == 0:
+    if index % (_ONE_IN // 2) == 0:
         paper = {"load": round(float(random.uniform(*_PAPER_LOADS)), 3), "predictor": _predictor(random)}
         return resolve("paper-main", None, {**paper, **_common(_window(generation, index))})
     if index % _ONE_IN == 1:
@@ -116,8 +118,8 @@ def of_scenario(scenario: str | Path, generation: int, load: float | None) -> Ex
 
 def _common(first_seed: int) -> dict[str, Any]:
     return {
-        "policies": [REFERENCE],
-        "reference": REFERENCE,
+        "policies": [BASELINE],
+        "reference": BASELINE,
         "seeds": 1,
         "first_seed": first_seed,
     }
@@ -129,7 +131,7 @@ def _window(generation: int, index: int) -> int:
 
 def _arrivals(random: np.random.Generator) -> dict[str, Any]:
     if random.random() < _BURSTY:
-        return {"kind": "gamma", "cv": round(float(random.uniform(1.5, 4.0)), 2)}
+        return {"kind": "gamma", "cv": round(float(random.uniform(1.5, 6.0)), 2)}
     return {"kind": "poisson"}
 
 
@@ -153,7 +155,7 @@ def _task(random: np.random.Generator, number: int) -> dict[str, Any]:
         "name": f"task-{number}",
         "weight": round(float(random.uniform(0.2, 1.0)), 2),
         "prompt": lengths(50, 1500, _LONGEST_PROMPT),
-        "output": lengths(30, 500, _LONGEST_OUTPUT),
+        "output": lengths(15, 500, _LONGEST_OUTPUT),
     }
 
 

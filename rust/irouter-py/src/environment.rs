@@ -6,7 +6,7 @@ use irouter_sim::SimError;
 use irouter_sim::environment::{self, Batch, EnvironmentSpec, Transition};
 use irouter_sim::experiment::Experiment;
 use numpy::ndarray::{Array2, ShapeError};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray2, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -80,8 +80,9 @@ impl VectorEnvironment {
     }
 
     #[getter]
-    fn highest<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        Ok(self.alone(py, |inner| Ok(inner.observation().highest()))?.into_pyarray(py))
+    fn bounds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let bounds = self.alone(py, |inner| Ok(inner.observation().bounds()))?;
+        Ok(matrix(bounds.len(), bounds.into_flattened())?.into_pyarray(py))
     }
 }
 

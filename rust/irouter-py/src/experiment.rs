@@ -2,13 +2,14 @@
 
 use irouter_core::OnFailure;
 use irouter_core::impact::Form;
+use irouter_core::policy::guided::shipped_weights;
 use irouter_core::policy::observation::{FEATURES, VERSION};
 use irouter_core::policy::{self, Policy, PolicySpec};
 use irouter_sim::experiment::{self, Experiment, PolicyFactory};
 use irouter_sim::metrics::canonical_json;
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyDictMethods};
+use pyo3::types::{PyBytes, PyDict, PyDictMethods};
 
 use crate::detach::{Progress, detached};
 use crate::error::to_python;
@@ -100,6 +101,12 @@ pub(crate) fn simulate<'py>(
 #[pyfunction]
 pub(crate) fn policies() -> PyResult<String> {
     canonical_json(&policy::registry()).map_err(to_python)
+}
+
+/// The file of weights of `guided` that the package ships.
+#[pyfunction]
+pub(crate) fn guided_weights(py: Python<'_>) -> Bound<'_, PyBytes> {
+    PyBytes::new(py, shipped_weights())
 }
 
 /// What learned policies see: `{"version": ..., "features": [...]}` as JSON.

@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use crate::error::IrouterError;
     #[pymodule_export]
-    use crate::experiment::{observation, policies, run_experiment, simulate};
+    use crate::experiment::{guided_weights, observation, policies, run_experiment, simulate};
     #[pymodule_export]
     use crate::length::{
         LengthHistory, censored_quantiles, expected_lengths, kendall_tau_b, length_quantiles, length_survival,

@@ -13,7 +13,7 @@ mod decode_balancer;
 mod dedicated_split;
 mod draws;
 mod estimate;
-mod guided;
+pub mod guided;
 mod join_shortest_queue;
 mod least_impact;
 mod least_requests;

@@ -128,6 +128,11 @@ impl<'a> QueueView<'a> {
         })
     }
 
+    /// A request that waits, whatever its place.
+    pub fn get(&self, key: RequestKey) -> Option<Waiting<'a>> {
+        self.state.waiting(key).map(|(request, effort)| Waiting { key, request, effort })
+    }
+
     /// What those that wait count for ([`super::Policy::overtaking_seconds`]), in seconds of one instance.
     pub fn waiting_seconds(&self) -> f64 {
         self.queue.waiting_seconds()

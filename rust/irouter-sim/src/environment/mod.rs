@@ -13,7 +13,7 @@ mod single;
 mod spec;
 mod vector;
 
-pub use observation::{Observation, ObservationKind};
+pub use observation::{Encoder, Observation, ObservationKind};
 pub use reward::RewardKind;
 pub use single::{Environment, Transition};
 pub use spec::EnvironmentSpec;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use irouter_core::policy::paper_agent::takes;
-use irouter_core::{InstanceId, Picos};
+use irouter_core::Picos;
+use irouter_core::impact::Linear;
 
-use super::agent::{Agent, Timer};
-use super::guidance::Gradients;
+use super::agent::{Agent, SharedEncoder, Timer};
+use super::guidance::gap;
 use super::observation::Observation;
 use super::reward::Reward;
 use super::spec::EnvironmentSpec;
@@ -19,8 +19,7 @@ use crate::workload::Workload;
 pub(super) struct Shared {
     prepared: Prepared,
     spec: EnvironmentSpec,
-    timer: Timer,
-    instances: usize,
+    pub(super) timer: Timer,
     pub(super) observation: Box<dyn Observation>,
 }
 
@@ -33,7 +32,6 @@ impl Shared {
         spec.validate()?;
         Ok(Self {
             observation: spec.observation.build(experiment.instances, experiment.profile.max_model_len)?,
-            instances: experiment.instances as usize,
             timer: spec.timer()?,
             prepared: Prepared::new(experiment, trace)?,
             spec,
@@ -42,13 +40,13 @@ impl Shared {
 
     /// How many actions there are: each candidate on each instance, and hold.
     pub(super) fn actions(&self) -> usize {
-        self.observation.candidates() * self.instances + 1
+        self.observation.candidates() * self.observation.instances() + 1
     }
 
-    /// The candidate and the instance that an action names; `None` for hold, the last.
-    fn placement(&self, action: usize) -> Option<(usize, InstanceId)> {
-        let instance = u32::try_from(action % self.instances).unwrap_or(u32::MAX);
-        (action + 1 < self.actions()).then_some((action / self.instances, InstanceId(instance)))
+    /// The places of the candidate and of the instance that an action names; `None` for hold, the last.
+    fn placement(&self, action: usize) -> Option<(usize, usize)> {
+        let instances = self.observation.instances();
+        (action + 1 < self.actions()).then_some((action / instances, action % instances))
     }
 }
 
@@ -75,7 +73,9 @@ pub struct Environment {
     shared: Arc<Shared>,
     simulator: Simulator,
     reward: Reward,
-    gradients: Option<Gradients>,
+    encoder: SharedEncoder,
+    /// By the first instance's engine; all are alike.
+    linear: Option<Linear>,
     /// When it was decided last.
     decided: Option<Picos>,
     decisions: u64,
@@ -86,13 +86,15 @@ impl Environment {
     /// The episode of a seed, at its first decision.
     pub(super) fn new(shared: &Arc<Shared>, seed: u64) -> Result<Self> {
         let Episode { config, workload, predictions, unloaded } = shared.prepared.episode(seed)?;
-        let policy = Agent { needs: shared.observation.needs(), timer: shared.timer };
+        let encoder = SharedEncoder::new(shared.observation.encoder());
+        let policy = Agent { shared: Arc::clone(shared), encoder: encoder.clone() };
         let mut simulator = Simulator::new(config, Box::new(policy), workload, predictions)?;
         let reward = Reward::new(shared.spec.reward, &mut simulator, &unloaded);
-        let gradients = simulator.look()?.cluster.instances.first().map(Gradients::new);
+        let first = simulator.look()?.cluster.instances.first();
+        let linear = first.map(|instance| Linear::new(instance.config()));
         let shared = Arc::clone(shared);
         let mut environment =
-            Self { shared, simulator, reward, gradients, decided: None, decisions: 0, over: false };
+            Self { shared, simulator, reward, encoder, linear, decided: None, decisions: 0, over: false };
         environment.over = !environment.next_decision()?;
         let now = environment.simulator.now();
         environment.reward.begin(now);
@@ -153,12 +155,15 @@ impl Environment {
     /// Those of the engine model.
     pub fn observe(&mut self, numbers: &mut [f32], open: &mut [bool]) -> Result<()> {
         let look = self.simulator.look()?;
-        self.shared.observation.encode(&look.cluster, &look.queue, numbers);
+        let observation = &self.shared.observation;
+        let mut encoder = self.encoder.get();
+        encoder.encode(&look.cluster, &look.queue, numbers);
         open.fill(false);
-        let mut actions = open.chunks_exact_mut(self.shared.instances);
-        for (waiting, open) in look.queue.candidates(self.shared.observation.candidates()).zip(&mut actions) {
-            for (instance, open) in (0..).map(InstanceId).zip(open) {
-                *open = takes(&look.cluster, instance, waiting.request);
+        let candidates = (0..).map_while(|candidate| encoder.request(&look.queue, candidate));
+        for (waiting, open) in candidates.zip(open.chunks_exact_mut(observation.instances())) {
+            let instances = (0..).map_while(|place| encoder.instance(place));
+            for (instance, open) in instances.zip(open) {
+                *open = observation.takes(&look.cluster, instance, waiting.request);
             }
         }
         if let Some(hold) = open.last_mut() {
@@ -167,16 +172,21 @@ impl Environment {
         Ok(())
     }
 
-    /// Sends a candidate to an instance. Returns how much worse that is than the instance with the least impact; `None` when
-    /// it is not open.
-    fn place(&mut self, candidate: usize, instance: InstanceId) -> Result<Option<f64>> {
+    /// Sends a candidate to an instance, both by their places in what the agent was shown last. Returns how much worse that is
+    /// than the instance with the least impact; `None` when it is not open.
+    fn place(&mut self, candidate: usize, place: usize) -> Result<Option<f64>> {
         let look = self.simulator.look()?;
-        let waiting = look.queue.candidates(candidate + 1).nth(candidate);
-        let Some(waiting) = waiting.filter(|waiting| takes(&look.cluster, instance, waiting.request)) else {
-            return Ok(None);
+        let (waiting, instance) = {
+            let encoder = self.encoder.get();
+            let waiting = encoder.request(&look.queue, candidate);
+            let (Some(waiting), Some(instance)) = (waiting, encoder.instance(place)) else { return Ok(None) };
+            (waiting, instance)
         };
+        if !self.shared.observation.takes(&look.cluster, instance, waiting.request) {
+            return Ok(None);
+        }
         let gap =
-            self.gradients.map_or(0.0, |gradients| gradients.gap(&look.cluster, waiting.request, instance));
+            self.linear.as_ref().map_or(0.0, |linear| gap(linear, &look.cluster, waiting.request, instance));
         let key = waiting.key;
         self.simulator.dispatch(key, instance)?;
         Ok(Some(gap))

@@ -44,6 +44,11 @@ pub(crate) struct GuidedOptions {
     pub weights: Option<String>,
 }
 
+/// The file of weights that the package ships.
+pub fn shipped_weights() -> &'static [u8] {
+    weights::SHIPPED
+}
+
 impl Configurable for Guided {
     type Options = GuidedOptions;
 

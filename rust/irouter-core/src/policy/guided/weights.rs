@@ -9,7 +9,7 @@ use crate::network::{Network, WeightsFile};
 use crate::policy::observation::{COUNT, FEATURES, VERSION};
 
 /// The weights of the package; their header says how they were found.
-const SHIPPED: &[u8] = include_bytes!("guided.safetensors");
+pub(super) const SHIPPED: &[u8] = include_bytes!("guided.safetensors");
 
 /// What the header has to say; the rest of it is for people.
 #[derive(Deserialize)]

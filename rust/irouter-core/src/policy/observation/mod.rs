@@ -24,10 +24,12 @@ use sketch::{InstanceSketch, RequestSketch};
 const FIRST: usize = 6;
 /// And those that have waited longest, whatever their place.
 const SENIORS: usize = 2;
+/// The most requests in an observation.
+pub const CANDIDATES: usize = FIRST + SENIORS;
 /// Requests over which the mean service is taken.
 const MEAN_OF: f32 = 64.0;
 /// Instances that are looked at: those with the least predicted work.
-const INSTANCES: usize = 16;
+pub const INSTANCES: usize = 16;
 
 /// What there is to choose from, written anew by each [`Observer::observe`].
 #[derive(Clone, Debug, Default)]
@@ -71,7 +73,7 @@ impl Observer {
     /// Looks at the shortlist of the queue on the instances with the least predicted work.
     #[expect(clippy::cast_possible_truncation, reason = "features have 32 bits")]
     pub fn observe(&mut self, view: &ClusterView<'_>, queue: &QueueView<'_>) {
-        let mut candidates = Vec::with_capacity(FIRST + SENIORS);
+        let mut candidates = Vec::with_capacity(CANDIDATES);
         for Waiting { key, request, effort } in queue.shortlist(FIRST, SENIORS) {
             // A few: a set would cost more.
             if candidates.iter().all(|before: &Candidate<'_>| before.key != Some(key)) {

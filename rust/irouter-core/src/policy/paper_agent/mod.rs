@@ -27,7 +27,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 ///   tick. A tick that comes late, by less than a tick, still counts.
 ///
 /// The weights serve clusters of the size that they were trained for. Where a request has to go at once, hold is left out. Ties
-/// go to the lowest number. There are no weights in the package: `python -m irouter.training.paper_agents` trains them.
+/// go to the lowest number. There are no weights in the package: `irouter train --agent` trains them.
 pub(crate) struct PaperAgent {
     network: Network,
     instances: usize,
