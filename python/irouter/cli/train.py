@@ -109,7 +109,8 @@ def train(
     tail_limit: Annotated[
         float,
         typer.Option(
-            help="P99 E2E over least_work's, with --from-log round robin's, up to which the tail costs nothing; with ttft, P99 TTFT as well.",
+            help="P99 E2E over least_work's, with --from-log round robin's, up to which the tail costs nothing; "
+            "with ttft, P99 TTFT as well.",
             rich_help_panel="Search",
         ),
     ] = 1.0,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from irouter.evaluation.evolution import evolution_strategy
-from irouter.evaluation.objective import Objective
 from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import PolicyChoice
 from irouter.training import weights
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from irouter.evaluation.executors import Executor
     from irouter.evaluation.experiment import Experiment
+    from irouter.evaluation.objective import Objective
     from irouter.training.journal import Journal
 
 _CANDIDATES: Final = 16

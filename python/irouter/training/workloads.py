@@ -64,8 +64,8 @@ _NOISY: Final = 0.5
 def drawn(seed: int, generation: int, index: int) -> Experiment:
     """A workload on a cluster, drawn by these three numbers.
 
-    The first and the fifth of every eight have the paper's cluster, overloaded for longer; the second has clients that chat
-    in several turns with shared prefixes and wait for their answers. Of the others some have the lengths of the
+    The first and the fifth of every eight have the paper's cluster, overloaded for longer; the second has clients that
+    chat in several turns with shared prefixes and wait for their answers. Of the others some have the lengths of the
     paper's five tasks, most a mix of one to four tasks of their own. In some the KV cache is down to a tenth of the
     profile's, so that what holds is the cache here and the batch slots there. Predictions are as good as a real
     predictor's or worse, and some routers know neither noise nor the right step times.
