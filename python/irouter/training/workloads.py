@@ -59,6 +59,7 @@ _FIVE_TASKS: Final = 0.25
 _BURSTY: Final = 0.3
 _SMALL_CACHES: Final = 0.5
 _NOISY: Final = 0.5
+_NOT_CHUNKED: Final = 0.3
 
 
 def drawn(seed: int, generation: int, index: int) -> Experiment:
@@ -91,6 +92,8 @@ def drawn(seed: int, generation: int, index: int) -> Experiment:
     if random.random() < _SMALL_CACHES:
         blocks = profiles.load(profile)["kv"]["blocks"] * math.exp(random.uniform(math.log(0.1), 0.0))
         settings["kv_blocks"] = max(_LEAST_BLOCKS, int(blocks))
+    if random.random() < _NOT_CHUNKED:
+        settings["scheduler"]["mode"] = "vllm-v0"
     if random.random() < _NOISY:
         settings |= {"step_noise": 0.08, "instance_noise": 0.05}
         settings["router_profile_error"] = {"step_time": float(random.choice([0.7, 1.0, 1.4]))}

@@ -1,7 +1,7 @@
 //! The paper's linear form of the latency impact.
 
 use crate::engine::EngineConfig;
-use crate::profile::{Scale, StepShape};
+use crate::profile::{Scale, SchedulerMode, StepShape};
 use crate::request::Request;
 use crate::state::InstanceState;
 
@@ -46,6 +46,8 @@ pub struct Linear {
     pub alpha: f64,
     /// Seconds of a decode step without tokens in the batch.
     decode_step_seconds: f64,
+    /// Seconds of a step of its own for prompts, beyond those of their tokens; 0 where decode steps take them along.
+    prefill_step_seconds: f64,
 }
 
 /// What the linear form knows of an instance: sums over its requests.
@@ -82,7 +84,7 @@ impl Linear {
     /// With gradients fitted to an engine's step times.
     pub fn new(config: &EngineConfig) -> Self {
         let chunk = config.scheduler.max_num_batched_tokens.min(config.max_model_len);
-        let (grad1, _) = line((1..=POINTS).map(|point| {
+        let (grad1, prefill_step_seconds) = line((1..=POINTS).map(|point| {
             let tokens = (chunk * point).div_ceil(POINTS);
             let shape = StepShape {
                 prefill_sequences: 1,
@@ -92,6 +94,7 @@ impl Linear {
             };
             (f64::from(tokens), config.steps.step(&shape, Scale::ONE).as_seconds())
         }));
+        let prefills_alone = config.scheduler.mode == SchedulerMode::VllmV0;
         let slots = config.scheduler.max_num_seqs;
         let capacity = u64::from(config.kv.blocks) * u64::from(config.kv.block_tokens);
         let steps = (1..=POINTS).flat_map(|batch| {
@@ -111,6 +114,7 @@ impl Linear {
             scale_seconds: 0.5 * f64::from(slots) * reference,
             alpha: 0.5,
             decode_step_seconds,
+            prefill_step_seconds: if prefills_alone { prefill_step_seconds } else { 0.0 },
         }
     }
 
@@ -135,13 +139,14 @@ impl Linear {
     /// The same quantities in seconds, of a request with `prompt_tokens`, `cached_tokens` of them cached, and `output_tokens`.
     ///
     /// ```text
-    /// TTFT = grad1 (queued prompt tokens + u) + s + grad2 K
+    /// TTFT = f + grad1 (queued prompt tokens + u) + s + grad2 K
     /// E2E = TTFT + d (s + grad2 (K + p + d / 2))
-    /// inflicted = n (grad1 u + min(d, r) grad2 (p + d / 2))
+    /// inflicted = n (f + grad1 u + min(d, r) grad2 (p + d / 2))
     /// ```
     ///
     /// with `s` the decode step of an empty batch and `r` the mean output that the requests there are expected to still
-    /// produce. Everybody there is delayed alike.
+    /// produce; `f`: a step without tokens where prompts have steps of their own, which inflicts nothing when a prompt is
+    /// queued whose step takes this one along. Everybody there is delayed alike.
     pub(crate) fn seconds(
         &self,
         load: &Load,
@@ -152,11 +157,12 @@ impl Linear {
         let uncached = f64::from(prompt_tokens.saturating_sub(cached_tokens));
         let own = self.grad2 * (f64::from(prompt_tokens) + 0.5 * output_tokens);
         let step = self.decode_step_seconds + self.grad2 * load.context_tokens;
-        let ttft = self.grad1 * (load.queued_prefill_tokens + uncached) + step;
+        let ttft = self.prefill_step_seconds + self.grad1 * (load.queued_prefill_tokens + uncached) + step;
+        let own_step = if load.queued_prefill_tokens > 0.0 { 0.0 } else { self.prefill_step_seconds };
         Seconds {
             ttft,
             e2e: ttft + output_tokens * (step + own),
-            inflicted_each: self.grad1 * uncached + output_tokens.min(load.remaining_tokens) * own,
+            inflicted_each: own_step + self.grad1 * uncached + output_tokens.min(load.remaining_tokens) * own,
         }
     }
 

@@ -22,8 +22,8 @@ pub(crate) use ahead::{OWN_TAG, own_job, run_ahead};
 pub use curve::GRID;
 pub use estimator::{Estimator, Form};
 pub use forecast::{Candidate, Forecast};
-pub use linear::{Linear, Penalties};
 pub(crate) use linear::Load;
+pub use linear::{Linear, Penalties};
 
 /// The latency impact of placing a request on an instance: the instance's future with it, and less the one without it.
 ///

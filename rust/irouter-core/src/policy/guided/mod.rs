@@ -1,5 +1,6 @@
 //! `guided`: the learned policy.
 
+mod freshness;
 mod weights;
 
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,14 @@ use crate::request::Request;
 use crate::state::Effort;
 use crate::time::Picos;
 
-use super::configurable::Configurable;
+use super::configurable::{Configurable, NoOptions};
+use super::least_work::LeastWork;
 use super::observation::{Observation, Observer};
 use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
+use freshness::Freshness;
+
+/// Services of the mean request by which first tokens may be late before what is known of the instances counts as stale.
+const STALE: f64 = 0.5;
 
 /// Scores every pair of a waiting request and an instance with one small network, and holds where no pair is worth it.
 ///
@@ -30,10 +36,19 @@ use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 /// Two outputs, since who goes first and whether there is room are two questions: a request that has waited long is worth more,
 /// and still has to wait until its instance has room. Weights are shared over pairs, and features have no units, so that one file
 /// serves any cluster. Where the request has to go at once, the pairs are those of that request, and room does not matter.
+///
+/// Where events come late by half a service of the mean request ([`Freshness`]), instances look fuller than they are, and the first
+/// in line goes to the least predicted work at once; `fallback_share` says in how many of the decisions.
 pub(crate) struct Guided {
     network: Network,
     observer: Observer,
     scratch: Scratch,
+    freshness: Freshness,
+    fallback: LeastWork,
+    /// Expected TTFT of the pair that was chosen last, in seconds.
+    expected: Option<f32>,
+    decisions: u64,
+    fallbacks: u64,
 }
 
 /// Options of `guided`.
@@ -57,11 +72,25 @@ impl Configurable for Guided {
             network: weights::load(options.weights.as_deref())?,
             observer: Observer::default(),
             scratch: Scratch::default(),
+            freshness: Freshness::default(),
+            fallback: LeastWork::new(NoOptions {}, 0)?,
+            expected: None,
+            decisions: 0,
+            fallbacks: 0,
         })
     }
 }
 
 impl Guided {
+    /// Whether the fallback decides, which it then counts.
+    fn falls_back(&mut self, now: Picos) -> bool {
+        let service = f64::from(self.observer.mean_service_seconds());
+        let falls_back = service > 0.0 && self.freshness.lag_seconds(now) > STALE * service;
+        self.decisions += 1;
+        self.fallbacks += u64::from(falls_back);
+        falls_back
+    }
+
     /// The pair to dispatch: number of the request and of the instance in the observation.
     fn choose(&mut self, must_go: bool) -> Option<(usize, usize)> {
         let observation = self.observer.latest();
@@ -82,6 +111,7 @@ impl Guided {
             }
         }
         let (_, index) = best.into_iter().flatten().next()?;
+        self.expected = Some(observation.ttft_seconds[index]);
         Some((index / instances, index % instances))
     }
 }
@@ -100,12 +130,18 @@ impl Policy for Guided {
     }
 
     fn place(&mut self, view: &ClusterView<'_>, request: &Request) -> Result<InstanceId> {
+        if self.falls_back(view.now) {
+            return self.fallback.place(view, request);
+        }
         self.observer.observe_request(view, request);
         let (_, instance) = self.choose(true).ok_or_else(|| view.no_instance())?;
         Ok(self.observer.latest().instances[instance])
     }
 
     fn decide(&mut self, view: &ClusterView<'_>, queue: &QueueView<'_>) -> Result<Verdict> {
+        if self.falls_back(view.now) {
+            return self.fallback.decide(view, queue);
+        }
         self.observer.observe(view, queue);
         if self.observer.latest().instances.is_empty() {
             return Err(view.no_instance());
@@ -119,16 +155,27 @@ impl Policy for Guided {
         })
     }
 
-    fn dispatched(&mut self, request: &Request, instance: InstanceId, _now: Picos) {
+    fn dispatched(&mut self, request: &Request, instance: InstanceId, now: Picos) {
         self.observer.dispatched(request, instance);
+        let ttft_seconds = self.expected.take().unwrap_or(0.0);
+        self.freshness.dispatched(request.id, now, ttft_seconds.into());
     }
 
-    fn released(&mut self, _request: &Request, instance: InstanceId, _end: End) {
+    fn first_token(&mut self, request: &Request, _instance: InstanceId, now: Picos) {
+        self.freshness.first_token(request.id, now);
+    }
+
+    fn released(&mut self, request: &Request, instance: InstanceId, _end: End) {
         self.observer.released(instance);
+        self.freshness.released(request.id);
     }
 
     fn left(&mut self, instance: InstanceId) {
         self.observer.released(instance);
+    }
+
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        vec![("fallback_share", self.fallbacks as f64 / self.decisions.max(1) as f64)]
     }
 }
 

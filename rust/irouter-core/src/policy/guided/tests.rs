@@ -119,3 +119,22 @@ fn weights_for_other_features_are_refused() {
     let text = message(GuidedOptions { weights: Some("policy.safetensors".into()) });
     assert!(text.contains("expected a file in base64"), "{text}");
 }
+
+#[test]
+fn where_events_come_too_late_the_least_work_decides_at_once() {
+    let share = |policy: &Guided| policy.figures()[0].1;
+    let mut policy = policy(weights(&[], -1.0));
+    let mut cluster = Cluster::new(policy.needs(), 2);
+    let first = cluster.dispatch(&mut policy, request(16, 100), 0);
+    for _ in 0..2 {
+        cluster.wait(&mut policy, request(16, 100));
+    }
+    // An idle instance is not left idle, and then there is no room.
+    assert_eq!(cluster.decide(&mut policy, at(0.1)).0, Some(1));
+    assert_eq!(cluster.decide(&mut policy, at(0.1)), (None, None));
+    assert!(share(&policy) < 1e-9);
+    // No first token since, though each was expected at once: a service of 100 steps takes less than a second.
+    assert_eq!(cluster.decide(&mut policy, at(9.0)).0, Some(0), "as much work on both");
+    assert!(share(&policy) > 0.0);
+    cluster.finish(&mut policy, first);
+}

@@ -44,6 +44,8 @@ pub struct Observation {
     pub pairs: Vec<[f32; COUNT]>,
     /// Whether the instance of the pair can ever hold the request.
     pub fits: Vec<bool>,
+    /// Until the first token of the pair's request, if it went now.
+    pub ttft_seconds: Vec<f32>,
 }
 
 /// Makes observations; keeps what does not change between them.
@@ -99,6 +101,7 @@ impl Observer {
         self.observation.requests.clear();
         self.observation.pairs.clear();
         self.observation.fits.clear();
+        self.observation.ttft_seconds.clear();
         let sketches: Vec<_> = candidates.iter().map(|candidate| self.sketch(view, candidate)).collect();
         if let Some(field) = Field::new(view, &self.sites, candidates, crowd, self.mean_service_seconds) {
             for (candidate, sketch) in candidates.iter().zip(sketches) {
@@ -112,6 +115,11 @@ impl Observer {
     /// What was observed last.
     pub fn latest(&self) -> &Observation {
         &self.observation
+    }
+
+    /// Service of the mean request: prefill and expected decode time on a full instance.
+    pub fn mean_service_seconds(&self) -> f32 {
+        self.mean_service_seconds
     }
 
     /// A request went to an instance.
@@ -187,12 +195,14 @@ impl Observer {
             let uncached = request.prompt_tokens.saturating_sub(cached) as f32;
             let prefill_seconds = uncached * site.prefill_seconds_per_token;
             observation.fits.push(instance.holds(request).is_ok());
+            let cost = site.cost(request.prompt_tokens, cached, sketch);
+            observation.ttft_seconds.push(cost.ttft_seconds);
             Meeting {
                 overflow: site.overflow_with(sketch),
                 work_seconds: site.work_seconds + prefill_seconds,
                 uncached: uncached / prompt,
                 delay: (prefill_seconds * site.in_flight / scale).min(4.0),
-                cost: site.cost(request.prompt_tokens, cached, sketch),
+                cost,
             }
         }));
         let least = |of: fn(&Meeting) -> f32| meetings.iter().map(of).fold(f32::MAX, f32::min);
