@@ -95,6 +95,7 @@ fn features_are_what_their_names_say() {
 }
 
 #[test]
+#[expect(clippy::cast_possible_truncation, reason = "features have 32 bits")]
 fn the_latency_impact_is_in_services_of_the_mean_request() {
     let mut observer = Observer::default();
     let mut cluster = cluster(&mut observer);
