@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from irouter.serving.face import MachineFace
     from irouter.serving.foresight import Foresight
-    from irouter.serving.machine import Machine
     from irouter.serving.request import PreparedRequest
 
 
@@ -26,7 +26,7 @@ class Acquisition:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: MachineFace,
         prepare: Callable[[Foresight | None], PreparedRequest],
         foresee: Callable[[], Awaitable[Foresight | None]],
         exclude: tuple[str, ...],
@@ -40,8 +40,6 @@ class Acquisition:
     async def __aenter__(self) -> Lease:
         prepare = self._begin()
         request = prepare(await self._foresee())
-        if self._exclude:
-            return self._place(request)
         loop, owner = asyncio.get_running_loop(), threading.get_ident()
         decided: asyncio.Future[None] | None = None
 
@@ -57,7 +55,7 @@ class Acquisition:
 
             return wake
 
-        ticket = self._machine.submit(request, make_wake)
+        ticket = self._machine.submit(request, make_wake, self._exclude)
         if decided is not None:
             try:
                 await decided
@@ -78,8 +76,6 @@ class Acquisition:
 
     def __enter__(self) -> Lease:
         request = self._begin()(None)
-        if self._exclude:
-            return self._place(request)
         if asyncio._get_running_loop() is not None:
             raise IrouterError("`with router.acquire()` would block the event loop, expected `async with`")
         # A bare lock: unlike `threading.Event` it can be released from a finaliser that interrupts its owner.
@@ -91,7 +87,7 @@ class Acquisition:
             decided.acquire()
             return decided.release
 
-        ticket = self._machine.submit(request, make_wake)
+        ticket = self._machine.submit(request, make_wake, self._exclude)
         if decided is not None:
             try:
                 decided.acquire()
@@ -112,13 +108,6 @@ class Acquisition:
             raise IrouterError("an acquisition was entered twice, expected one for each request")
         prepare, self._prepare = self._prepare, None
         return prepare
-
-    def _place(self, request: PreparedRequest) -> Lease:
-        ticket = self._machine.place(request, overtake=True, exclude=self._exclude)
-        if ticket is None:
-            raise AssertionError("a request that overtakes is placed")
-        self._lease = self._machine.lease(ticket)
-        return self._lease
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -151,6 +151,14 @@ class InstanceTable:
         """The URL behind a number."""
         return self._seats[number].url
 
+    def profile(self, number: int) -> LoadedProfile:
+        """The profile of the instance behind a number."""
+        return self._seats[number].profile
+
+    def status(self, number: int) -> str:
+        """`ready`, `draining` or `gone`."""
+        return self._seats[number].status
+
     def set_status(self, number: int, status: str) -> None:
         """Notes that an instance drains or is gone."""
         self._seats[number].status = status

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from irouter._core import Decision, Impact, IrouterError
-    from irouter.serving.machine import Machine
+    from irouter.serving.face import MachineFace
     from irouter.serving.request import PreparedRequest
 
 # Progress is told to the state machine when it passes a multiple of this, as in the simulator.
@@ -34,6 +35,27 @@ class Ending(enum.StrEnum):
     """It was not allowed to wait."""
     OVERDUE = "overdue"
     """Its deadline passed while it waited."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouterStatistics:
+    """What a router has done.
+
+    Attributes:
+        submitted: Requests taken in.
+        waiting: Requests at the router.
+        in_flight: Requests on instances.
+        endings: How the others ended.
+        fallbacks: How often the policy failed and the least predicted work decided.
+        failed_predictions: How often the predictor failed.
+    """
+
+    submitted: int
+    waiting: int
+    in_flight: int
+    endings: Mapping[Ending, int]
+    fallbacks: int
+    failed_predictions: int
 
 
 class Ticket:
@@ -86,7 +108,7 @@ class Lease:
 
     __slots__ = ("_decision", "_machine", "_ticket")
 
-    def __init__(self, machine: Machine, ticket: Ticket, decision: Decision) -> None:
+    def __init__(self, machine: MachineFace, ticket: Ticket, decision: Decision) -> None:
         self._machine = machine
         self._ticket = ticket
         self._decision = decision

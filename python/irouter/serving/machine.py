@@ -1,4 +1,4 @@
-"""The state machine in real time: one clock, one lock, an alarm and a log around `irouter._core.Router`."""
+"""The state machine in real time: its requests, with an alarm for what is due."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from irouter._core import Decision, IrouterError
 from irouter.serving.attendant import Attendant
+from irouter.serving.clocked_core import ClockedCore
 from irouter.serving.errors import ClosedError, DeadlineError, NoInstanceError, QueueFullError
-from irouter.serving.guard import Guard
-from irouter.serving.instances import InstanceTable
-from irouter.serving.lease import Ending, Lease, Ticket
+from irouter.serving.lease import Ending, Lease, RouterStatistics, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from irouter._core import Impact
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
-    from irouter.serving.instances import InstanceStatus, LoadedProfile
+    from irouter.serving.instances import LoadedProfile
     from irouter.serving.request import PreparedRequest
 
     Wake = Callable[[], object]
@@ -51,7 +50,7 @@ class Limits:
     renew_after_s: float = 90 * 86_400.0
 
 
-class Machine:
+class Machine(ClockedCore):
     """Serialises every call into the state machine by one clock, and hands decisions to who waits.
 
     Every method that takes a `Ticket` may be called at any time, from any thread, and does nothing once it has ended.
@@ -63,42 +62,42 @@ class Machine:
         limits: Limits,
         log: DecisionLog | None,
     ) -> None:
-        self.table = InstanceTable()
+        super().__init__(make_core, log)
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
-        self._make_core = make_core
-        self._core = make_core()
         self._fallbacks_before = 0
         self._limits = limits
-        self._log = log
         self.failed_predictions = 0
-        self._epoch_s = time.monotonic()
         self._waiting: dict[int, Ticket] = {}
         self._leased: dict[int, Ticket] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._wakes: list[Wake] = []
-        self._changed = False
         self._hold_until_s: float | None = None
         self._sweep_s: float | None = None
-        self._closed: str | None = None
-        self._guard = Guard(self._settle)
         self._attendant = Attendant(self._ring, self.end)
         weakref.finalize(self, self._attendant.close)
         _MACHINES.add(self)
 
     # ------------------------------------------------------------------------------------------------- requests
 
-    def submit(self, request: PreparedRequest, make_wake: Callable[[], Wake]) -> Ticket:
+    def submit(
+        self, request: PreparedRequest, make_wake: Callable[[], Wake], exclude: tuple[str, ...] = ()
+    ) -> Ticket:
         """Takes a request in.
 
         When it has to wait, what `make_wake` returns is called as soon as the ticket has a decision or an error;
-        when not, `make_wake` is not called.
+        when not, `make_wake` is not called. A request that excludes instances has been through the queue before and
+        goes at once.
 
         Raises:
-            IrouterError: For a request that fits no instance; `QueueFullError` when it may not wait; `ClosedError`.
+            IrouterError: For a request that fits no instance; `QueueFullError` when it may not wait;
+                `NoInstanceError` when all are excluded; `ClosedError`.
         """
         with self._guard:
             ticket = self._take_in(request, now := self._now())
+            if exclude:
+                self._place(ticket, now, exclude)
+                return ticket
             self._pump(now)
             if ticket.ending is None and ticket.decision is None:
                 if len(self._waiting) > self._limits.max_waiting:
@@ -120,15 +119,27 @@ class Machine:
             self._check_open()
             if self._waiting and not overtake:
                 return None
-            excluded = self.table.numbers(exclude)
             ticket = self._take_in(request, now := self._now())
-            started = time.perf_counter()
+            self._place(ticket, now, exclude)
+            return ticket
+
+    def adopt(self, request: PreparedRequest, url: str, produced_tokens: int) -> Ticket:
+        """Takes in a request that is on an instance already, where another router had sent it.
+
+        Raises:
+            IrouterError: For an instance that is not there, or a request that does not fit.
+        """
+        with self._guard:
+            number = self.table.number(url)
+            ticket = self._take_in(request, now := self._now())
             try:
-                decision = self._core.place(ticket.key, now_s=now, excluded=excluded)
-            except IrouterError as error:
+                decision = self._send(ticket.key, number, now)
+            except IrouterError:
                 self._end(ticket, Ending.REFUSED, now)
-                raise NoInstanceError(str(error)) from error
-            self._dispatched(decision, now, time.perf_counter() - started, excluded=excluded)
+                raise
+            self._dispatched(decision, now, 0.0, event="adopted")
+            if produced_tokens:
+                self._progress(ticket, produced_tokens, now)
             return ticket
 
     def impact(self, request: PreparedRequest) -> list[tuple[str, Impact]]:
@@ -170,10 +181,7 @@ class Machine:
         """A request has produced so many tokens."""
         with self._guard:
             if ticket.ending is None and tokens > ticket.produced_tokens:
-                now = self._now()
-                self._core.progress(ticket.key, tokens, now_s=now)
-                ticket.produced_tokens, ticket.news_s, self._changed = tokens, now, True
-                self._note(now, "progress", request=ticket.number, tokens=tokens)
+                self._progress(ticket, tokens, self._now())
 
     def end(self, ticket: Ticket, ending: Ending, *, tokens: int | None = None, reason: str = "") -> None:
         """A request ends, unless it has ended before."""
@@ -193,81 +201,23 @@ class Machine:
         if ticket.ending is None and self._closed is None:
             self._attendant.leave(ticket, ending)
 
-    # ------------------------------------------------------------------------------------------------ instances
-
-    def join(self, url: str, profile: LoadedProfile) -> None:
-        """An instance takes requests from now on."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.free_number(url), self._now()
-            self._core.join(number, profile.text, now_s=now)
-            self.table.join(number, url, profile)
-            self._changed = True
-            self._note(now, "joined", instance=number, url=url, profile=profile.text)
-
-    def drain(self, url: str) -> None:
-        """An instance takes no more requests."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            self._core.drain(number, now_s=now)
-            self.table.set_status(number, "draining")
-            self._changed = True
-            self._note(now, "draining", instance=number)
-
-    def resume(self, url: str) -> None:
-        """An instance that was draining takes requests again."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            self._core.resume(number, now_s=now)
-            self.table.set_status(number, "ready")
-            self._changed = True
-            self._note(now, "resumed", instance=number)
-
-    def leave(self, url: str) -> None:
-        """An instance is gone, and the leases on it are lost."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            lost = set(self._core.leave(number, now_s=now))
-            self.table.set_status(number, "gone")
-            self._changed = True
-            self._note(now, "left", instance=number)
-            for ticket in [ticket for ticket in self._leased.values() if ticket.number in lost]:
-                del self._leased[ticket.key]
-                self._ended(ticket, Ending.LOST)
-
-    def report(self, url: str, figures: dict[str, Any]) -> None:
-        """An engine reported its metrics."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            self._core.report(number, now_s=now, **figures)
-            self._changed = True
-            self._note(now, "report", instance=number, **figures)
-
     # -------------------------------------------------------------------------------------------------- looking
 
-    @property
-    def waiting(self) -> int:
-        """Requests at the router."""
-        return len(self._waiting)
+    def statistics(self) -> RouterStatistics:
+        """What it has done so far."""
+        return RouterStatistics(
+            submitted=self.submitted,
+            waiting=len(self._waiting),
+            in_flight=len(self._leased),
+            endings=dict(self.endings),
+            fallbacks=self._fallbacks_before + self._core.fallbacks,
+            failed_predictions=self.failed_predictions,
+        )
 
     @property
-    def in_flight(self) -> int:
-        """Requests on instances."""
-        return len(self._leased)
-
-    def instances(self) -> list[InstanceStatus]:
-        """Every instance, by number."""
-        with self._guard:
-            return self.table.describe(self._core.instances)
-
-    @property
-    def fallbacks(self) -> int:
-        """How often the policy failed."""
-        return self._fallbacks_before + self._core.fallbacks
+    def profiles(self) -> list[LoadedProfile]:
+        """Profiles of the instances that are there."""
+        return self.table.profiles
 
     def close(self, why: str = "the router was closed") -> None:
         """Refuses all that waits and all that comes; leases that live are forgotten."""
@@ -292,16 +242,12 @@ class Machine:
 
     # ------------------------------------------------------------------------------------------ while it is held
 
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise ClosedError(self._closed)
-
     def _now(self) -> float:
-        now = time.monotonic() - self._epoch_s
+        now = super()._now()
         if now < self._limits.renew_after_s:
             return now
         self._renew(now)
-        return time.monotonic() - self._epoch_s
+        return super()._now()
 
     def _renew(self, passed_s: float) -> None:
         """Moves all that lives into a new state machine, whose clock begins anew: that of the old one would run out.
@@ -331,10 +277,6 @@ class Machine:
         self._hold_until_s = None
         self._changed = True
         self._epoch_s += passed_s
-
-    def _note(self, now: float, event: str, **fields: Any) -> None:
-        if self._log is not None:
-            self._log.write({"at_s": now, "event": event, **fields})
 
     def _take_in(self, request: PreparedRequest, now: float) -> Ticket:
         self._check_open()
@@ -371,8 +313,23 @@ class Machine:
                 self._hold_until_s = None if math.isinf(outcome) else outcome
                 return
 
+    def _place(self, ticket: Ticket, now: float, exclude: tuple[str, ...]) -> None:
+        excluded = self.table.numbers(exclude)
+        started = time.perf_counter()
+        try:
+            decision = self._core.place(ticket.key, now_s=now, excluded=excluded)
+        except IrouterError as error:
+            self._end(ticket, Ending.REFUSED, now)
+            raise NoInstanceError(str(error)) from error
+        self._dispatched(decision, now, time.perf_counter() - started, event="placed", excluded=excluded)
+
+    def _progress(self, ticket: Ticket, tokens: int, now: float) -> None:
+        self._core.progress(ticket.key, tokens, now_s=now)
+        ticket.produced_tokens, ticket.news_s, self._changed = tokens, now, True
+        self._note(now, "progress", request=ticket.number, tokens=tokens)
+
     def _dispatched(
-        self, decision: Decision, now: float, decide_s: float, *, excluded: list[int] | None = None
+        self, decision: Decision, now: float, decide_s: float, *, event: str = "dispatched", **fields: Any
     ) -> None:
         ticket = self._waiting.pop(decision.key)
         ticket.decision, ticket.url = decision, self.table.url(decision.instance)
@@ -382,14 +339,14 @@ class Machine:
             self._sweep_s = now + self._limits.lease_ttl_s / _SWEEPS
         self._note(
             now,
-            "dispatched" if excluded is None else "placed",
+            event,
             request=ticket.number,
             instance=decision.instance,
             waited_s=decision.waited_s,
             cached_tokens=decision.cached_tokens,
             fallback=decision.fallback,
             impact=None if decision.impact is None else decision.impact.explanation,
-            **({} if excluded is None else {"excluded": excluded}),
+            **fields,
         )
         self._wake(ticket)
 
@@ -411,6 +368,11 @@ class Machine:
         self._changed = True
         self._ended(ticket, ending)
         return True
+
+    def _lost(self, numbers: set[int]) -> None:
+        for ticket in [ticket for ticket in self._leased.values() if ticket.number in numbers]:
+            del self._leased[ticket.key]
+            self._ended(ticket, Ending.LOST)
 
     def _ended(self, ticket: Ticket, ending: Ending) -> None:
         ticket.ending = ending

@@ -204,6 +204,8 @@ class _Follower:
         if event == "submitted":
             number = record["request"]
             self._keys[number] = core.submit(number, now_s=now, **{name: record[name] for name in _REQUEST})
+        elif event == "adopted":
+            core.dispatch(self._keys[record["request"]], record["instance"], now_s=now)
         elif event in _INSTANCE_EVENTS:
             self._take_in_of_instance(event, record, now)
         else:

@@ -79,15 +79,6 @@ class HealthKeeper:
                 # Its requests may fail while it says that it is well: only they forgive themselves.
                 continue
             elif breaker.open_until_s <= time.monotonic():
-                self._take_back(url)
+                self._router.take_back_instance(url)
                 breaker.failures, breaker.open_until_s = 0, None
                 note("instance_back", instance=url)
-
-    def _take_back(self, url: str) -> None:
-        idle = any(entry.url == url and entry.in_flight == 0 for entry in self._router.instances)
-        if idle:
-            profiles = {instance.url: instance.profile for instance in self._config.instances}
-            self._router.remove_instance(url)
-            self._router.add_instance(url, profile=profiles[url])
-        else:
-            self._router.resume_instance(url)
