@@ -34,6 +34,11 @@ class BaseRouter:
         """Who keeps the requests that come now."""
         raise NotImplementedError
 
+    @property
+    def connected(self) -> bool:
+        """Whether who takes the decisions is there; only a daemon can be away."""
+        return True
+
     # ----------------------------------------------------------------------------------------------- requests
 
     def try_route(
@@ -53,10 +58,11 @@ class BaseRouter:
             NoInstanceError: When no instance can take it.
             IrouterError: For a bad request.
         """
-        ticket = self._machine.place(
+        machine = self._machine
+        ticket = machine.place(
             self._prepare(None, **request), overtake=overtake, exclude=tuple(dict.fromkeys(exclude))
         )
-        return None if ticket is None else self._machine.lease(ticket)
+        return None if ticket is None else machine.lease(ticket)
 
     def acquire(self, *, exclude: Iterable[str] = (), **request: Unpack[RequestFields]) -> Acquisition:
         """A lease, after waiting in the queue where the policy holds: `async with` it, or `with` it in a thread.
@@ -74,7 +80,7 @@ class BaseRouter:
         """
         prepare = functools.partial(self._prepare, **request)
         foresee = functools.partial(self._foresee, request)
-        return Acquisition(self._machine, prepare, foresee, tuple(dict.fromkeys(exclude)))
+        return Acquisition(lambda: self._machine, prepare, foresee, tuple(dict.fromkeys(exclude)))
 
     def _prepare(self, foresight: Foresight | None, **request: Unpack[RequestFields]) -> PreparedRequest:
         if foresight is None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from irouter._core import Impact
     from irouter.serving.instances import InstanceStatus, LoadedProfile
     from irouter.serving.lease import Ending, Lease, RouterStatistics, Ticket
-    from irouter.serving.request import PreparedRequest
+    from irouter.serving.request import ReadyRequest
 
 
 class RequestLimits(Protocol):
@@ -30,13 +30,13 @@ class MachineFace(Protocol):
 
     def submit(
         self,
-        request: PreparedRequest,
+        request: ReadyRequest,
         make_wake: Callable[[], Callable[[], object]],
         exclude: tuple[str, ...] = (),
     ) -> Ticket:
         """Takes a request in."""
 
-    def place(self, request: PreparedRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
+    def place(self, request: ReadyRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
         """Takes a request in and sends it at once."""
 
     def lease(self, ticket: Ticket) -> Lease:
@@ -54,7 +54,7 @@ class MachineFace(Protocol):
     def end_soon(self, ticket: Ticket, ending: Ending) -> None:
         """A request ends; takes no lock."""
 
-    def impact(self, request: PreparedRequest) -> Sequence[tuple[str, Impact]]:
+    def impact(self, request: ReadyRequest) -> Sequence[tuple[str, Impact]]:
         """What placing a request would cost, by URL."""
 
     def join(self, url: str, profile: LoadedProfile | None) -> None:

@@ -81,8 +81,13 @@ class LoadedProfile:
         kv_tokens: Tokens that the KV cache holds.
     """
 
-    def __init__(self, profile: str | Path) -> None:
-        data = profiles.load(profile)
+    def __init__(self, profile: str | Path | dict[str, Any]) -> None:
+        """Reads a shipped profile by name or a file; what was read before is checked.
+
+        Raises:
+            IrouterError: Naming what is wrong.
+        """
+        data = profiles.check(profile) if isinstance(profile, dict) else profiles.load(profile)
         self.name: str = data["name"]
         self.text = json.dumps(data, separators=(",", ":"))
         self.max_model_len: int = data["max_model_len"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from irouter._core import Decision, Impact, IrouterError
     from irouter.serving.face import MachineFace
-    from irouter.serving.request import PreparedRequest
+    from irouter.serving.request import ReadyRequest
 
 # Progress is told to the state machine when it passes a multiple of this, as in the simulator.
 PROGRESS_TOKENS = 16
@@ -79,7 +79,7 @@ class Ticket:
         "wake",
     )
 
-    def __init__(self, number: int, key: int, request: PreparedRequest) -> None:
+    def __init__(self, number: int, key: int, request: ReadyRequest) -> None:
         self.number = number
         self.key = key
         self.fields = request.fields
@@ -95,6 +95,19 @@ class Ticket:
         self.news_s = 0.0
         self.produced_tokens = 0
         self.wake: Callable[[], object] | None = None
+
+    def teach(self, tokens: int | None) -> bool:
+        """Tells the predictor how long a finished request became; says whether it could be told.
+
+        Not while anything is locked: a predictor takes its time.
+        """
+        tokens = tokens or self.produced_tokens
+        if tokens and self.learn is not None:
+            try:
+                self.learn(tokens, cut=tokens >= self.max_tokens)
+            except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
+                return False
+        return True
 
 
 class Lease:

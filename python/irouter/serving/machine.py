@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
     from irouter.serving.instances import LoadedProfile
-    from irouter.serving.request import PreparedRequest
+    from irouter.serving.request import ReadyRequest
 
     Wake = Callable[[], object]
 
@@ -81,7 +81,7 @@ class Machine(ClockedCore):
     # ------------------------------------------------------------------------------------------------- requests
 
     def submit(
-        self, request: PreparedRequest, make_wake: Callable[[], Wake], exclude: tuple[str, ...] = ()
+        self, request: ReadyRequest, make_wake: Callable[[], Wake], exclude: tuple[str, ...] = ()
     ) -> Ticket:
         """Takes a request in.
 
@@ -108,7 +108,7 @@ class Machine(ClockedCore):
                     self._await_deadline(ticket, ticket.deadline_s)
             return ticket
 
-    def place(self, request: PreparedRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
+    def place(self, request: ReadyRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
         """Takes a request in and sends it at once; None when others wait and it must not overtake them.
 
         Raises:
@@ -123,7 +123,7 @@ class Machine(ClockedCore):
             self._place(ticket, now, exclude)
             return ticket
 
-    def adopt(self, request: PreparedRequest, url: str, produced_tokens: int) -> Ticket:
+    def adopt(self, request: ReadyRequest, url: str, produced_tokens: int) -> Ticket:
         """Takes in a request that is on an instance already, where another router had sent it.
 
         Raises:
@@ -142,7 +142,7 @@ class Machine(ClockedCore):
                 self._progress(ticket, produced_tokens, now)
             return ticket
 
-    def impact(self, request: PreparedRequest) -> list[tuple[str, Impact]]:
+    def impact(self, request: ReadyRequest) -> list[tuple[str, Impact]]:
         """What placing a request would cost, by URL; the request is forgotten.
 
         Raises:
@@ -188,13 +188,8 @@ class Machine(ClockedCore):
         if ticket.ending is None and self._closed is None:
             with self._guard:
                 ended = self._end(ticket, ending, self._now(), tokens=tokens, reason=reason)
-            tokens = tokens or ticket.produced_tokens
-            if ended and ending is Ending.FINISHED and tokens and ticket.learn is not None:
-                # Outside of the lock: a predictor takes its time.
-                try:
-                    ticket.learn(tokens, cut=tokens >= ticket.max_tokens)
-                except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
-                    self.failed_predictions += 1
+            if ended and ending is Ending.FINISHED and not ticket.teach(tokens):
+                self.failed_predictions += 1
 
     def end_soon(self, ticket: Ticket, ending: Ending) -> None:
         """A request ends, by the attendant: this takes no lock, so that finalisers can call it wherever they run."""
@@ -278,7 +273,7 @@ class Machine(ClockedCore):
         self._changed = True
         self._epoch_s += passed_s
 
-    def _take_in(self, request: PreparedRequest, now: float) -> Ticket:
+    def _take_in(self, request: ReadyRequest, now: float) -> Ticket:
         self._check_open()
         self.failed_predictions += request.foresight.failed
         deadline_s = None if request.deadline_s is None else now + request.deadline_s

@@ -44,6 +44,7 @@ class ProxyConfig:
         keys: Keys that clients may use; none: no key is asked for.
         host: Address to listen on; beyond loopback there must be a key.
         port: Port; 0 for a free one.
+        reuse_port: Whether several processes may listen on the port, among which the kernel divides connections.
         policy: The policy.
         predictor: Folder of a trained predictor of output lengths; without it lengths are learned from what finishes.
         profile: Profile of instances that have none of their own.
@@ -63,7 +64,9 @@ class ProxyConfig:
         health_interval_s: How often its health is asked for.
         health_timeout_s: The longest that it may take to answer that.
         drain_s: After SIGTERM the requests in flight have so long to finish.
-        decision_log: Where to write the decision log; nowhere without it.
+        daemon: Socket of the `irouter daemon` that decides; without it this process does.
+        daemon_fallback: Whether this process decides while the daemon is away; else requests get status 503 then.
+        decision_log: Where to write the decision log; nowhere without it. A daemon's is written by the daemon.
         upstream_key: Key that engines are asked with; it is in no text of this object.
         log_requests: Whether every request is logged, not only what goes wrong.
         tls_certificate: File with the certificates, for https.
@@ -93,6 +96,9 @@ class ProxyConfig:
     health_interval_s: float = 5.0
     health_timeout_s: float = 2.0
     drain_s: float = 30.0
+    daemon: str | None = None
+    daemon_fallback: bool = False
+    reuse_port: bool = False
     decision_log: str | None = None
     upstream_key: str | None = dataclasses.field(default=None, repr=False)
     log_requests: bool = False

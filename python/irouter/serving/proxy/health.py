@@ -12,8 +12,8 @@ import aiohttp
 from irouter.serving.proxy.journal import note
 
 if TYPE_CHECKING:
+    from irouter.serving.base_router import BaseRouter
     from irouter.serving.proxy.config import ProxyConfig
-    from irouter.serving.router import Router
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,7 +29,7 @@ class HealthKeeper:
     on. One that comes back without any on it starts clean, since it may be another process by then.
     """
 
-    def __init__(self, router: Router, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
+    def __init__(self, router: BaseRouter, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
         self._router = router
         self._config = config
         self._session = session
