@@ -37,6 +37,12 @@ def daemon(
         str | None,
         typer.Option(help="What the engines are like: a profile or a .json file.", show_default=False),
     ] = None,
+    poll_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Read the metrics of engines this often; never without it.", show_default=False
+        ),
+    ] = None,
     decision_log: Annotated[
         Path | None, typer.Option(help="Write the decision log here, for irouter replay.", show_default=False)
     ] = None,
@@ -53,12 +59,13 @@ def daemon(
     from irouter.serving.http_server import run  # noqa: PLC0415 - needs the extra
     from irouter.serving.proxy import read_config  # noqa: PLC0415 - needs the extra
     from irouter.serving.proxy.journal import JsonFormatter  # noqa: PLC0415 - with the others
-    from irouter.serving.proxy.routing import local_router  # noqa: PLC0415 - with the others
+    from irouter.serving.proxy.routing import local_router, polled  # noqa: PLC0415 - with the others
 
     changes = {
         "instances": instance,
         "policy": policy,
         "profile": profile,
+        "poll_s": poll_seconds,
         "decision_log": None if decision_log is None else str(decision_log),
     }
     settings = read_config(config, changes)
@@ -72,8 +79,9 @@ def daemon(
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        with contextlib.closing(local_router(settings, None)) as router:
+        with contextlib.closing(local_router(settings, None)) as router, contextlib.ExitStack() as stack:
             async with serve(router, path):
+                stack.enter_context(polled(router, settings))
                 count = len(settings.instances)
                 out.print(
                     f"{settings.policy} over {count} instances at {path}", highlight=False, soft_wrap=True

@@ -61,6 +61,12 @@ def serve(
     reuse_port: Annotated[
         bool, typer.Option("--reuse-port", help="Let several processes listen on the port.")
     ] = False,
+    poll_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Read the metrics of engines this often; never without it.", show_default=False
+        ),
+    ] = None,
     decision_log: Annotated[
         Path | None, typer.Option(help="Write the decision log here, for irouter replay.", show_default=False)
     ] = None,
@@ -83,6 +89,7 @@ def serve(
         "predictor": None if predictor is None else str(predictor),
         "profile": profile,
         "daemon": None if daemon is None else str(daemon),
+        "poll_s": poll_seconds,
         "reuse_port": reuse_port or None,
         "decision_log": None if decision_log is None else str(decision_log),
     }

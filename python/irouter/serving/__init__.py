@@ -10,6 +10,7 @@ from irouter.serving.errors import (
 )
 from irouter.serving.instances import Instance, InstanceStatus
 from irouter.serving.lease import Ending, Lease, RouterStatistics
+from irouter.serving.poller import MetricsPoller
 from irouter.serving.router import Router
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Instance",
     "InstanceStatus",
     "Lease",
+    "MetricsPoller",
     "NoInstanceError",
     "QueueFullError",
     "Router",

@@ -175,7 +175,9 @@ class BaseRouter:
     def report(
         self, url: str, *, waiting: int, running: int, kv_usage: float, queued_prefill_tokens: int = 0
     ) -> None:
-        """What an engine says of itself now, where somebody reads its metrics. Nothing depends on reports.
+        """What an engine says of itself now, where somebody reads its metrics (`irouter.serving.MetricsPoller` does).
+
+        Nothing depends on reports. A router with `shared_instances` takes from them what others have sent there.
 
         Args:
             url: The instance.
@@ -194,6 +196,14 @@ class BaseRouter:
             "queued_prefill_tokens": queued_prefill_tokens,
         }
         self._machine.report(url, figures)
+
+    def report_lost(self, url: str) -> None:
+        """An engine reports no more; what its last report showed of others' requests is forgotten.
+
+        Raises:
+            IrouterError: When it is not there.
+        """
+        self._machine.report_lost(url)
 
     @property
     def instances(self) -> list[InstanceStatus]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from irouter._core import IrouterError
 from irouter.serving.errors import ClosedError
 from irouter.serving.guard import Guard
 from irouter.serving.instances import InstanceTable
+from irouter.serving.strangers import Crowd, Strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     from irouter.serving.instances import InstanceStatus, LoadedProfile
 
 
+# Requests of a chat, until some were seen.
+_PROMPT_TOKENS, _OUTPUT_TOKENS = 512.0, 256.0
+_NOBODY = Crowd(0, 0, 0, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Report:
+    at_s: float
+    excess: int
+
+
 class ClockedCore:
     """The state machine with the time of the clock: instances come, drain, report and go.
 
@@ -26,7 +39,7 @@ class ClockedCore:
     which requests went with an instance.
     """
 
-    def __init__(self, make_core: Callable[[], Core], log: DecisionLog | None) -> None:
+    def __init__(self, make_core: Callable[[], Core], log: DecisionLog | None, *, shared: bool) -> None:
         self.table = InstanceTable()
         self._make_core = make_core
         self._core = make_core()
@@ -34,6 +47,11 @@ class ClockedCore:
         self._epoch_s = time.monotonic()
         self._changed = False
         self._closed: str | None = None
+        self._shared = shared
+        self._strangers = Strangers(self._send, self._note)
+        self._reports: dict[int, _Report] = {}
+        # Lengths of requests of late: what strangers are taken to be like.
+        self._prompt_tokens, self._output_tokens = _PROMPT_TOKENS, _OUTPUT_TOKENS
         self._guard = Guard(self._settle)
 
     def join(self, url: str, profile: LoadedProfile | None) -> None:
@@ -73,7 +91,7 @@ class ClockedCore:
             number, now = self.table.number(url), self._now()
             if self.table.status(number) != "draining":
                 raise IrouterError(f"instance {url} is ready, expected one that drains")
-            if self._core.in_flight[number]:
+            if self._core.in_flight[number] > self._strangers.count(number):
                 self._resume(number, now)
             else:
                 profile = self.table.profile(number)
@@ -88,13 +106,52 @@ class ClockedCore:
             self._core.report(number, now_s=now, **figures)
             self._changed = True
             self._note(now, "report", instance=number, **figures)
+            before = self._reports.get(number)
+            excess = figures["waiting"] + figures["running"] - self._own(number)
+            self._reports[number] = _Report(now, excess)
+            if self._shared:
+                # What one report shows and the next does not came and went on its way here.
+                strangers = max(0, min(excess, before.excess)) if before is not None else 0
+                self._strangers.meet(self._core, number, self._crowd(number, strangers, figures), now)
+
+    def report_lost(self, url: str) -> None:
+        """An engine reports no more: what its last report showed is forgotten."""
+        with self._guard:
+            self._check_open()
+            number, now = self.table.number(url), self._now()
+            self._reports.pop(number, None)
+            self._strangers.meet(self._core, number, _NOBODY, now)
+            self._changed = True
 
     def instances(self) -> list[InstanceStatus]:
         """Every instance, by number."""
         with self._guard:
-            return self.table.describe(self._core.instances)
+            now = self._now()
+            figures = self._core.instances
+            for number, entry in enumerate(figures):
+                report = self._reports.get(number)
+                entry["strangers"] = self._strangers.count(number)
+                entry["report_age_s"] = None if report is None else now - report.at_s
+            return self.table.describe(figures)
 
     # ------------------------------------------------------------------------------------------ while it is held
+
+    def _own(self, number: int) -> int:
+        """Requests of this router on an instance."""
+        return self._core.in_flight[number] - self._strangers.count(number)
+
+    def _crowd(self, number: int, strangers: int, figures: dict[str, Any]) -> Crowd:
+        """What so many strangers are like: they have the KV cache that is in use and not this router's."""
+        if not strangers:
+            return _NOBODY
+        share = figures["waiting"] / (figures["waiting"] + figures["running"])
+        waiting = round(strangers * share)
+        running = strangers - waiting
+        entry = self._core.instances[number]
+        own = entry["prompt_tokens"] + entry["produced_tokens"] - self._strangers.tokens(number)
+        used = figures["kv_usage"] * entry["kv_capacity_tokens"]
+        context = max(0.0, used - own) / max(1, running)
+        return Crowd(running, waiting, round(context), round(self._prompt_tokens), round(self._output_tokens))
 
     def _join(self, url: str, profile: LoadedProfile, now: float) -> None:
         number = self.table.free_number(url)
@@ -124,6 +181,8 @@ class ClockedCore:
 
     def _leave(self, number: int, now: float) -> None:
         lost = set(self._core.leave(number, now_s=now))
+        self._strangers.forget(number)
+        self._reports.pop(number, None)
         self.table.set_status(number, "gone")
         self._changed = True
         self._note(now, "left", instance=number)

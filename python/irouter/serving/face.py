@@ -75,6 +75,9 @@ class MachineFace(Protocol):
     def report(self, url: str, figures: dict[str, Any]) -> None:
         """An engine reported its metrics."""
 
+    def report_lost(self, url: str) -> None:
+        """An engine reports no more."""
+
     def instances(self) -> list[InstanceStatus]:
         """Every instance."""
 

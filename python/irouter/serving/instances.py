@@ -55,6 +55,8 @@ class InstanceStatus:
         remaining_output_tokens: Output tokens that they are expected to produce yet.
         work_s: Predicted seconds of its time that they still take.
         kv_capacity_tokens: Tokens that its KV cache holds.
+        strangers: Requests of others on it, counted in what is above: known where instances are shared.
+        report_age_s: Seconds since its engine's last report; None where it does not report.
     """
 
     url: str
@@ -68,6 +70,8 @@ class InstanceStatus:
     remaining_output_tokens: float
     work_s: float
     kv_capacity_tokens: int
+    strangers: int
+    report_age_s: float | None
 
 
 class LoadedProfile:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Leases that nothing was heard of are looked for this often in a time to live.
 _SWEEPS = 4
+# How much one request changes what others are taken to be like.
+_WEIGHT = 0.02
 # What each ending is to the state machine.
 _EVENTS = {Ending.FINISHED: "finished", Ending.FAILED: "failed", Ending.EXPIRED: "failed"}
 
@@ -61,8 +63,10 @@ class Machine(ClockedCore):
         make_core: Callable[[], Core],
         limits: Limits,
         log: DecisionLog | None,
+        *,
+        shared: bool = False,
     ) -> None:
-        super().__init__(make_core, log)
+        super().__init__(make_core, log, shared=shared)
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
         self._fallbacks_before = 0
@@ -253,6 +257,8 @@ class Machine(ClockedCore):
             self._log.end("the clock of the router begins anew")
         self._fallbacks_before += self._core.fallbacks
         core = self._core = self._make_core()
+        self._strangers.forget()
+        self._reports.clear()
         self.table.join_all(core)
         tickets = sorted([*self._leased.values(), *self._waiting.values()], key=lambda ticket: ticket.number)
         for ticket in tickets:
@@ -280,6 +286,7 @@ class Machine(ClockedCore):
         number = self.submitted
         key = self._core.submit(number, now_s=now, deadline_s=deadline_s, **request.fields)
         self.submitted += 1
+        self._prompt_tokens += _WEIGHT * (request.fields["prompt_tokens"] - self._prompt_tokens)
         self._note(now, "submitted", request=number, deadline_s=deadline_s, **request.fields)
         ticket = Ticket(number, key, request)
         ticket.deadline_s = deadline_s
@@ -354,6 +361,7 @@ class Machine(ClockedCore):
         if event == "finished":
             tokens = ticket.produced_tokens or None if tokens is None else tokens
             self._core.finished(ticket.key, now_s=now, tokens=tokens)
+            self._output_tokens += _WEIGHT * ((tokens or 1) - self._output_tokens)
         elif event == "failed":
             self._core.failed(ticket.key, now_s=now)
         else:

@@ -49,6 +49,7 @@ class Router(BaseRouter):
         dispatch_delay_s: float = 0.001,
         lease_ttl_s: float = 600.0,
         max_waiting: int = 10_000,
+        shared_instances: bool = False,
         tenant_weights: Mapping[str | int, float] | None = None,
         log: str | Path | None = None,
         log_limit_bytes: int = 1 << 30,
@@ -67,6 +68,9 @@ class Router(BaseRouter):
             dispatch_delay_s: Seconds from a decision until the engine has the request.
             lease_ttl_s: A lease of which nothing is heard for so long has failed; infinity for no limit.
             max_waiting: Most requests that wait at the router; one more is refused.
+            shared_instances: Whether others send requests to these engines too. Then two reports in a row (`report`)
+                that show more requests than this router's make it reckon with the rest: as many stand-ins with the KV
+                cache that is in use, and lengths like those that this router has seen.
             tenant_weights: Shares of tenants in the queue; a tenant that is not named has weight 1.
             log: Write every event and decision to this file, for `irouter replay`.
             log_limit_bytes: The log ends at this size.
@@ -96,7 +100,7 @@ class Router(BaseRouter):
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._kept = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal)
+        self._kept = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal, shared=shared_instances)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)

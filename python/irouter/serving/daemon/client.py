@@ -257,6 +257,10 @@ class RemoteMachine:
         """An engine reported its metrics."""
         self._call("report", url, figures)
 
+    def report_lost(self, url: str) -> None:
+        """An engine reports no more."""
+        self._call("report_lost", url)
+
     def instances(self) -> list[InstanceStatus]:
         """Every instance."""
         return [InstanceStatus(**status) for status in self._call("instances")]

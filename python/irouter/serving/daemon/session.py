@@ -133,6 +133,9 @@ class Hub:
     def _report(self, _session: Session, url: str, figures: dict[str, Any]) -> None:
         self.machine.report(url, figures)
 
+    def _report_lost(self, _session: Session, url: str) -> None:
+        self.machine.report_lost(url)
+
     def _instances(self, _session: Session) -> list[dict[str, Any]]:
         return [dataclasses.asdict(status) for status in self.machine.instances()]
 
@@ -156,6 +159,7 @@ _CALLS: Final[dict[str, Callable[..., Any]]] = {
         "resume",
         "take_back",
         "report",
+        "report_lost",
         "instances",
         "statistics",
         "impact",

@@ -61,6 +61,8 @@ class ProxyConfig:
         retry_delay_s: Mean of the random delay before that.
         failures_to_open: So many failures in a row take an instance out.
         open_s: It stays out for so long at least.
+        poll_s: Metrics of engines are read this often; never where it is 0. A daemon reads them itself.
+        shared_instances: Whether others send requests to the engines too, whom metrics then show.
         health_interval_s: How often its health is asked for.
         health_timeout_s: The longest that it may take to answer that.
         drain_s: After SIGTERM the requests in flight have so long to finish.
@@ -93,6 +95,8 @@ class ProxyConfig:
     retry_delay_s: float = 0.05
     failures_to_open: int = 3
     open_s: float = 10.0
+    poll_s: float = 0.0
+    shared_instances: bool = False
     health_interval_s: float = 5.0
     health_timeout_s: float = 2.0
     drain_s: float = 30.0
@@ -137,6 +141,7 @@ _LEAST: Final = {
     "retries": 0,
     "retry_delay_s": 0,
     "drain_s": 0,
+    "poll_s": 0,
     "failures_to_open": 1,
 }
 _POSITIVE: Final = (

@@ -105,11 +105,18 @@ class _RouterCollector(Collector):
         work = GaugeMetricFamily(
             "irouter_instance_work_seconds", "Predicted work on it.", labels=["instance"]
         )
+        strangers = GaugeMetricFamily("irouter_strangers", "Requests of others on it.", labels=["instance"])
+        age = GaugeMetricFamily(
+            "irouter_engine_report_age_seconds", "Age of its engine's last report.", labels=["instance"]
+        )
         for instance in self._router.instances:
+            strangers.add_metric([instance.url], instance.strangers)
+            if instance.report_age_s is not None:
+                age.add_metric([instance.url], instance.report_age_s)
             in_flight.add_metric([instance.url], instance.in_flight)
             ready.add_metric([instance.url], float(instance.status == "ready"))
             work.add_metric([instance.url], instance.work_s)
-        yield from (in_flight, ready, work)
+        yield from (in_flight, ready, work, strangers, age)
         endings = CounterMetricFamily("irouter_endings", "How requests left the router.", labels=["ending"])
         for ending, count in statistics.endings.items():
             endings.add_metric([ending.value], count)

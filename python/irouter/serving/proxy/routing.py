@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from irouter._core import IrouterError
 from irouter.serving.daemon import DaemonRouter
+from irouter.serving.poller import MetricsPoller
 from irouter.serving.router import Router
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from irouter.serving.base_router import BaseRouter
     from irouter.serving.foresight import Predictor, PredictorFront
     from irouter.serving.proxy.config import ProxyConfig
@@ -26,9 +30,22 @@ def local_router(config: ProxyConfig, predictor: Predictor | PredictorFront | No
         max_hold_s=config.max_hold_s,
         lease_ttl_s=config.lease_ttl_s,
         max_waiting=config.max_waiting,
+        shared_instances=config.shared_instances,
         tenant_weights={key.name: key.weight for key in config.keys},
         log=config.decision_log,
     )
+
+
+@contextlib.contextmanager
+def polled(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
+    """Reads the metrics of the router's engines meanwhile, where the settings say so."""
+    if config.poll_s == 0:
+        yield
+        return
+    key = config.upstream_key
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    with MetricsPoller(router, interval_s=config.poll_s, timeout_s=config.health_timeout_s, headers=headers):
+        yield
 
 
 def make_router(config: ProxyConfig, predictor: Predictor | PredictorFront) -> BaseRouter:
