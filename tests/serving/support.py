@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Self
 
 import irouter
+from irouter.serving.base_router import BaseRouter
 from irouter.serving.daemon.server import daemon
 
 URLS = ("http://a:8000", "http://b:8000")
 
 
-def assert_idle(router: irouter.Router) -> None:
+def assert_idle(router: BaseRouter) -> None:
     """Nothing waits, nothing is on an instance, every sum is zero and every request has ended once."""
     statistics = router.statistics
     assert (statistics.waiting, statistics.in_flight) == (0, 0)

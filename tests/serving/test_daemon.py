@@ -24,6 +24,7 @@ from irouter.serving import (
     QueueFullError,
 )
 from irouter.serving.daemon.wire import Lines, WireError, encode
+from irouter.serving.replay import replay
 from serving.support import URLS, DaemonThread, assert_idle, eventually
 from serving.test_interleavings import STEPS, Clients, Step
 
@@ -189,8 +190,10 @@ def test_a_removed_instance_ends_leases_of_every_client(router: irouter.Router, 
 
 
 def test_leases_outlive_their_daemon_and_are_counted_by_the_next(small_profile: Path, path: Path) -> None:
+    log = path.with_name("decisions.jsonl")
+
     def make() -> irouter.Router:
-        return irouter.Router(URLS, "central_fcfs", profile=small_profile)
+        return irouter.Router(URLS, "central_fcfs", profile=small_profile, log=log)
 
     with make() as before, DaemonThread(before, path):
         client = irouter.connect(path)
@@ -225,6 +228,8 @@ def test_leases_outlive_their_daemon_and_are_counted_by_the_next(small_profile: 
         assert_idle(after)
         assert after.statistics.endings == {Ending.FINISHED: _FULL - 1}
         client.close()
+    replayed = replay(log)
+    assert (replayed.difference, replayed.requests) == (None, _FULL - 1)
 
 
 def test_a_fallback_takes_what_waits_and_what_comes_while_the_daemon_is_away(
@@ -244,7 +249,7 @@ def test_a_fallback_takes_what_waits_and_what_comes_while_the_daemon_is_away(
     assert lease is not None
     assert alone.statistics.in_flight == 2
     with irouter.Router(URLS, "central_fcfs", profile=small_profile) as router, DaemonThread(router, path):
-        eventually(lambda: client.connected)
+        eventually(lambda: router.statistics.in_flight == _FULL)
         for ended in (*got, lease, *fill_leases):
             ended.finish()
         eventually(lambda: router.statistics.in_flight == 0)

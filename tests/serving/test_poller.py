@@ -94,15 +94,13 @@ def test_no_page_does_more_than_be_refused(page: str) -> None:
         assert 0 <= figures["kv_usage"] <= 1
 
 
-def test_strangers_are_those_that_two_reports_show_beyond_our_own(
-    small_profile: Path, tmp_path: Path
-) -> None:
+def test_strangers_are_those_that_two_reports_show_beyond_our_own(tmp_path: Path) -> None:
     log = tmp_path / "decisions.jsonl"
     router = irouter.Router(URLS, "least_work", profile="llama-3.1-8b@h100", shared_instances=True, log=log)
     own = router.try_route(**REQUEST)
     assert own is not None
     capacity = router.instances[0].kv_capacity_tokens
-    busy = {"waiting": 1, "running": 4, "kv_usage": 4000 / capacity}
+    busy: Any = {"waiting": 1, "running": 4, "kv_usage": 4000 / capacity}
     router.report(own.url, **busy)
     assert router.instances[0].strangers == 0, "it may be about to go"
     router.report(own.url, **busy)

@@ -59,7 +59,7 @@ def daemon(
     from irouter.serving.http_server import run  # noqa: PLC0415 - needs the extra
     from irouter.serving.proxy import read_config  # noqa: PLC0415 - needs the extra
     from irouter.serving.proxy.journal import JsonFormatter  # noqa: PLC0415 - with the others
-    from irouter.serving.proxy.routing import local_router, polled  # noqa: PLC0415 - with the others
+    from irouter.serving.proxy.routing import attended, local_router  # noqa: PLC0415 - with the others
 
     changes = {
         "instances": instance,
@@ -71,9 +71,10 @@ def daemon(
     settings = read_config(config, changes)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    logger = logging.getLogger("irouter.daemon")
-    logger.addHandler(handler)
-    logger.propagate = False
+    for name in ("irouter.daemon", "irouter.serve"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False
 
     async def main() -> None:
         stopping = asyncio.Event()
@@ -81,7 +82,7 @@ def daemon(
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         with contextlib.closing(local_router(settings, None)) as router, contextlib.ExitStack() as stack:
             async with serve(router, path):
-                stack.enter_context(polled(router, settings))
+                stack.enter_context(attended(router, settings))
                 count = len(settings.instances)
                 out.print(
                     f"{settings.policy} over {count} instances at {path}", highlight=False, soft_wrap=True

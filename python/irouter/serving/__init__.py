@@ -11,6 +11,7 @@ from irouter.serving.errors import (
 from irouter.serving.instances import Instance, InstanceStatus
 from irouter.serving.lease import Ending, Lease, RouterStatistics
 from irouter.serving.poller import MetricsPoller
+from irouter.serving.replicas import Replica
 from irouter.serving.router import Router
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MetricsPoller",
     "NoInstanceError",
     "QueueFullError",
+    "Replica",
     "Router",
     "RouterStatistics",
     "connect",

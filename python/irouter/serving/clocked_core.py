@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +12,11 @@ from irouter._core import IrouterError
 from irouter.serving.errors import ClosedError
 from irouter.serving.guard import Guard
 from irouter.serving.instances import InstanceTable
-from irouter.serving.strangers import Crowd, Strangers
+from irouter.serving.strangers import NOBODY, Crowd, Load, Strangers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
-    from irouter._core import Decision
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
     from irouter.serving.instances import InstanceStatus, LoadedProfile
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # Requests of a chat, until some were seen.
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 512.0, 256.0
-_NOBODY = Crowd(0, 0, 0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,8 +48,14 @@ class ClockedCore:
         self._changed = False
         self._closed: str | None = None
         self._shared = shared
-        self._strangers = Strangers(self._send, self._note)
+        self._strangers = Strangers(self._opened, self._note)
         self._reports: dict[int, _Report] = {}
+        # Instances to which the state machine sends nothing, and the slots of each that this router may use.
+        self._shut: set[int] = set()
+        self._slots: Mapping[str, int] | None = None
+        self._slots_expire_s = math.inf
+        self._ran_out: Callable[[], object] | None = None
+        self._replicated = self.degraded = False
         # Lengths of requests of late: what strangers are taken to be like.
         self._prompt_tokens, self._output_tokens = _PROMPT_TOKENS, _OUTPUT_TOKENS
         self._guard = Guard(self._settle)
@@ -67,16 +73,16 @@ class ClockedCore:
         with self._guard:
             self._check_open()
             number, now = self.table.number(url), self._now()
-            self._core.drain(number, now_s=now)
+            if self.table.status(number) == "draining":
+                raise IrouterError(f"instance {url} is draining, expected one that is ready")
             self.table.set_status(number, "draining")
-            self._changed = True
-            self._note(now, "draining", instance=number)
+            self._open_or_shut(number, now)
 
     def resume(self, url: str) -> None:
         """An instance that was draining takes requests again."""
         with self._guard:
             self._check_open()
-            self._resume(self.table.number(url), self._now())
+            self._resume(self._draining(url), self._now())
 
     def leave(self, url: str) -> None:
         """An instance is gone, and the requests on it are lost."""
@@ -88,9 +94,7 @@ class ClockedCore:
         """An instance that was draining takes requests again: clean, unless some are on it."""
         with self._guard:
             self._check_open()
-            number, now = self.table.number(url), self._now()
-            if self.table.status(number) != "draining":
-                raise IrouterError(f"instance {url} is ready, expected one that drains")
+            number, now = self._draining(url), self._now()
             if self._core.in_flight[number] > self._strangers.count(number):
                 self._resume(number, now)
             else:
@@ -109,7 +113,7 @@ class ClockedCore:
             before = self._reports.get(number)
             excess = figures["waiting"] + figures["running"] - self._own(number)
             self._reports[number] = _Report(now, excess)
-            if self._shared:
+            if self._shared and not self._replicated:
                 # What one report shows and the next does not came and went on its way here.
                 strangers = max(0, min(excess, before.excess)) if before is not None else 0
                 self._strangers.meet(self._core, number, self._crowd(number, strangers, figures), now)
@@ -120,8 +124,58 @@ class ClockedCore:
             self._check_open()
             number, now = self.table.number(url), self._now()
             self._reports.pop(number, None)
-            self._strangers.meet(self._core, number, _NOBODY, now)
+            self._strangers.meet(self._core, number, NOBODY, now)
             self._changed = True
+
+    # ------------------------------------------------------------------------------------------------- replicas
+
+    def set_slots(
+        self,
+        slots: Mapping[str, int] | None,
+        crowds: Mapping[str, Crowd] | None,
+        *,
+        expires_s: float = math.inf,
+        degraded: bool = False,
+        ran_out: Callable[[], object] | None = None,
+    ) -> None:
+        """Bounds the requests of this router on each instance by URL, and says what other replicas have there.
+
+        Args:
+            slots: Most requests on each; none where it is not named; None: no bound at all.
+            crowds: What others have there; None: it is not known, and reports have to tell.
+            expires_s: When the slots are nobody's any more, by `time.monotonic`: none is used from then on.
+            degraded: Whether replicas do not know of each other.
+            ran_out: Called, with the lock held, when an instance has no slot left.
+        """
+        with self._guard:
+            self._check_open()
+            now = self._now()
+            self._slots, self._ran_out, self.degraded = slots, ran_out, degraded
+            self._slots_expire_s = expires_s
+            self._replicated = crowds is not None
+            for number, url in self.table.present():
+                if crowds is not None:
+                    self._strangers.meet(self._core, number, crowds.get(url, NOBODY), now)
+                self._open_or_shut(number, now)
+            self._changed = True
+
+    def loads(self) -> dict[str, Load]:
+        """What this router has on each instance that is there, by URL."""
+        with self._guard:
+            figures = self._core.instances
+            return {url: self._load(number, figures[number]) for number, url in self.table.present()}
+
+    def _load(self, number: int, entry: dict[str, Any]) -> Load:
+        own = self._own(number)
+        context = entry["prompt_tokens"] + entry["produced_tokens"] - self._strangers.tokens(number)
+        return Load(
+            slots=self.table.profile(number).max_num_seqs,
+            requests=own,
+            context_tokens=max(0, context),
+            output_tokens=round(self._output_tokens),
+        )
+
+    # -------------------------------------------------------------------------------------------------- looking
 
     def instances(self) -> list[InstanceStatus]:
         """Every instance, by number."""
@@ -143,7 +197,7 @@ class ClockedCore:
     def _crowd(self, number: int, strangers: int, figures: dict[str, Any]) -> Crowd:
         """What so many strangers are like: they have the KV cache that is in use and not this router's."""
         if not strangers:
-            return _NOBODY
+            return NOBODY
         share = figures["waiting"] / (figures["waiting"] + figures["running"])
         waiting = round(strangers * share)
         running = strangers - waiting
@@ -159,29 +213,67 @@ class ClockedCore:
         self.table.join(number, url, profile)
         self._changed = True
         self._note(now, "joined", instance=number, url=url, profile=profile.text)
+        self._open_or_shut(number, now)
+
+    def _draining(self, url: str) -> int:
+        number = self.table.number(url)
+        if self.table.status(number) != "draining":
+            raise IrouterError(f"instance {url} is ready, expected one that drains")
+        return number
 
     def _resume(self, number: int, now: float) -> None:
-        self._core.resume(number, now_s=now)
         self.table.set_status(number, "ready")
-        self._changed = True
-        self._note(now, "resumed", instance=number)
+        self._open_or_shut(number, now)
 
-    def _send(self, key: int, number: int, now: float) -> Decision:
-        """Dispatches a waiting request to an instance, also to one that drains."""
-        draining = self.table.status(number) == "draining"
-        if draining:
+    def _open_or_shut(self, number: int, now: float) -> None:
+        """Has the state machine send requests to an instance while it is ready and has slots left."""
+        shut = self.table.status(number) != "ready" or self._is_full(number)
+        if shut == (number in self._shut):
+            return
+        if shut:
+            self._core.drain(number, now_s=now)
+            self._shut.add(number)
+            if self._ran_out is not None and self.table.status(number) == "ready":
+                self._ran_out()
+        else:
+            self._core.resume(number, now_s=now)
+            self._shut.discard(number)
+        self._changed = True
+        self._note(now, "draining" if shut else "resumed", instance=number)
+
+    def _expire_slots(self, now: float) -> None:
+        """Before requests are sent: what was not renewed in time may be another's."""
+        if now + self._epoch_s >= self._slots_expire_s:
+            self._slots, self._slots_expire_s = {}, math.inf
+            for number, _ in self.table.present():
+                self._open_or_shut(number, now)
+
+    def _any_open(self) -> bool:
+        return any(number not in self._shut for number, _ in self.table.present())
+
+    def _is_full(self, number: int) -> bool:
+        if self._slots is None:
+            return False
+        return self._own(number) >= self._slots.get(self.table.url(number), 0)
+
+    @contextlib.contextmanager
+    def _opened(self, number: int, now: float) -> Iterator[None]:
+        """Lets a request be sent to an instance also while it is shut."""
+        shut = number in self._shut
+        if shut:
             self._core.resume(number, now_s=now)
             self._note(now, "resumed", instance=number)
         try:
-            return self._core.dispatch(key, number, now_s=now)
+            yield
         finally:
-            if draining:
+            if shut:
                 self._core.drain(number, now_s=now)
                 self._note(now, "draining", instance=number)
 
     def _leave(self, number: int, now: float) -> None:
         lost = set(self._core.leave(number, now_s=now))
         self._strangers.forget(number)
+        self._shut.discard(number)
         self._reports.pop(number, None)
         self.table.set_status(number, "gone")
         self._changed = True

@@ -81,6 +81,7 @@ class LoadedProfile:
         name: Its name.
         text: It as JSON.
         max_model_len: Most tokens of prompt and output together.
+        max_num_seqs: Most requests that run at once.
         block_tokens: Tokens of a KV block.
         kv_tokens: Tokens that the KV cache holds.
     """
@@ -95,6 +96,7 @@ class LoadedProfile:
         self.name: str = data["name"]
         self.text = json.dumps(data, separators=(",", ":"))
         self.max_model_len: int = data["max_model_len"]
+        self.max_num_seqs: int = data["scheduler"]["max_num_seqs"]
         self.block_tokens: int = data["kv"]["block_tokens"]
         self.kv_tokens: int = data["kv"]["blocks"] * self.block_tokens
 
@@ -185,10 +187,9 @@ class InstanceTable:
             elif seat.status == "gone":
                 core.leave(number, now_s=0.0)
 
-    @property
-    def ready(self) -> int:
-        """Instances that take requests."""
-        return sum(seat.status == "ready" for seat in self._seats)
+    def present(self) -> list[tuple[int, str]]:
+        """Numbers and URLs of the instances that are there."""
+        return [(number, seat.url) for number, seat in enumerate(self._seats) if seat.status != "gone"]
 
     @property
     def profiles(self) -> list[LoadedProfile]:

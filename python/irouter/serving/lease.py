@@ -48,6 +48,7 @@ class RouterStatistics:
         endings: How the others ended.
         fallbacks: How often the policy failed and the least predicted work decided.
         failed_predictions: How often the predictor failed.
+        degraded: Whether replicas of it on other hosts do not know of each other now.
     """
 
     submitted: int
@@ -56,6 +57,7 @@ class RouterStatistics:
     endings: Mapping[Ending, int]
     fallbacks: int
     failed_predictions: int
+    degraded: bool
 
 
 class Ticket:

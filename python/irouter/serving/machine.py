@@ -136,12 +136,13 @@ class Machine(ClockedCore):
         with self._guard:
             number = self.table.number(url)
             ticket = self._take_in(request, now := self._now())
-            try:
-                decision = self._send(ticket.key, number, now)
-            except IrouterError:
-                self._end(ticket, Ending.REFUSED, now)
-                raise
-            self._dispatched(decision, now, 0.0, event="adopted")
+            with self._opened(number, now):
+                try:
+                    decision = self._core.dispatch(ticket.key, number, now_s=now)
+                except IrouterError:
+                    self._end(ticket, Ending.REFUSED, now)
+                    raise
+                self._dispatched(decision, now, 0.0, event="adopted")
             if produced_tokens:
                 self._progress(ticket, produced_tokens, now)
             return ticket
@@ -211,6 +212,7 @@ class Machine(ClockedCore):
             endings=dict(self.endings),
             fallbacks=self._fallbacks_before + self._core.fallbacks,
             failed_predictions=self.failed_predictions,
+            degraded=self.degraded,
         )
 
     @property
@@ -271,6 +273,9 @@ class Machine(ClockedCore):
                 if ticket.produced_tokens:
                     core.progress(ticket.key, ticket.produced_tokens, now_s=0.0)
         self.table.restore_statuses(core)
+        self._shut = {number for number, _ in self.table.present() if self.table.status(number) == "draining"}
+        for number, _ in self.table.present():
+            self._open_or_shut(number, 0.0)
         self._leased = {ticket.key: ticket for ticket in tickets if ticket.decision is not None}
         self._waiting = {ticket.key: ticket for ticket in tickets if ticket.decision is None}
         self._deadlines = [(at_s - passed_s, number, ticket) for at_s, number, ticket in self._deadlines]
@@ -296,9 +301,10 @@ class Machine(ClockedCore):
 
     def _pump(self, now: float) -> None:
         """Takes every decision that can be taken now."""
+        self._expire_slots(now)
         self._changed = False
         self._hold_until_s = None
-        while self._waiting and self.table.ready:
+        while self._waiting and self._any_open():
             started = time.perf_counter()
             try:
                 outcome = self._core.decide(now)
@@ -316,6 +322,7 @@ class Machine(ClockedCore):
                 return
 
     def _place(self, ticket: Ticket, now: float, exclude: tuple[str, ...]) -> None:
+        self._expire_slots(now)
         excluded = self.table.numbers(exclude)
         started = time.perf_counter()
         try:
@@ -350,6 +357,7 @@ class Machine(ClockedCore):
             impact=None if decision.impact is None else decision.impact.explanation,
             **fields,
         )
+        self._open_or_shut(decision.instance, now)
         self._wake(ticket)
 
     def _end(
@@ -369,6 +377,8 @@ class Machine(ClockedCore):
         self._note(now, event, request=ticket.number, ending=ending, tokens=tokens, reason=reason)
         del (self._waiting if ticket.decision is None else self._leased)[ticket.key]
         self._changed = True
+        if ticket.decision is not None:
+            self._open_or_shut(ticket.decision.instance, now)
         self._ended(ticket, ending)
         return True
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from irouter._core import IrouterError
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable
 
-    from irouter._core import Decision
     from irouter._core import Router as Core
 
 # Numbers of requests from here on are strangers', in logs too.
@@ -38,6 +38,26 @@ class Crowd:
     output_tokens: int
 
 
+NOBODY: Final = Crowd(0, 0, 0, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Load:
+    """What a router has on an instance, as it tells other replicas.
+
+    Attributes:
+        slots: Requests that the engine runs at once.
+        requests: Requests there.
+        context_tokens: Tokens of prompts and of what they have produced, of all of them.
+        output_tokens: Tokens that a request produces on average.
+    """
+
+    slots: int
+    requests: int
+    context_tokens: int
+    output_tokens: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _StandIn:
     key: int
@@ -51,11 +71,11 @@ class Strangers:
 
     def __init__(
         self,
-        send: Callable[[int, int, float], Decision],
+        opened: Callable[[int, float], contextlib.AbstractContextManager[None]],
         note: Callable[..., None],
     ) -> None:
-        """`send` dispatches a request by its key to an instance; `note` writes to the decision log."""
-        self._send, self._note = send, note
+        """`opened` lets requests be sent to an instance that is shut; `note` writes to the decision log."""
+        self._opened, self._note = opened, note
         self._there: dict[int, list[_StandIn]] = {}
         self._number_of: dict[int, int] = {}
         self._made = 0
@@ -112,8 +132,9 @@ class Strangers:
             return False  # longer than anything that fits: what was told of them is wrong
         self._made += 1
         self._note(now, "submitted", request=number, deadline_s=None, **fields)
-        self._send(key, instance, now)
-        self._note(now, "adopted", request=number, instance=instance)
+        with self._opened(instance, now):
+            core.dispatch(key, instance, now_s=now)
+            self._note(now, "adopted", request=number, instance=instance)
         if runs:
             core.first_token(key, now_s=now)
             self._note(now, "first_token", request=number, cached_tokens=None)

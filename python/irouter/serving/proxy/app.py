@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +26,7 @@ from irouter.serving.proxy.health import HealthKeeper
 from irouter.serving.proxy.journal import LOGGER, note
 from irouter.serving.proxy.keys import KeyRing
 from irouter.serving.proxy.metrics import ProxyMetrics
-from irouter.serving.proxy.routing import make_router, polled
+from irouter.serving.proxy.routing import attended, make_router
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -102,9 +101,7 @@ class Proxy:
             self._session = session
             self._health = HealthKeeper(self.router, self._config, session)
             self._forwarder = Forwarder(self.router, self._config, session, self._health, self._metrics)
-            # A daemon reads the metrics once for all its clients.
-            alone = dataclasses.replace(self._config, poll_s=0.0) if self._config.daemon else self._config
-            with polled(self.router, alone):
+            with attended(self.router, self._config):
                 yield
             await self._health.close()
         self.router.close()

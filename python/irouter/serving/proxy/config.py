@@ -63,6 +63,10 @@ class ProxyConfig:
         open_s: It stays out for so long at least.
         poll_s: Metrics of engines are read this often; never where it is 0. A daemon reads them itself.
         shared_instances: Whether others send requests to the engines too, whom metrics then show.
+        redis: URL of the Redis through which routers of several hosts divide the engines; its password is in the
+            environment variable `IROUTER_REDIS_PASSWORD`. A daemon does that for its clients.
+        redis_group: Routers of one group share engines.
+        slots_per_instance: Most requests on an engine at a time, of all those routers; 0: as its profile has it.
         health_interval_s: How often its health is asked for.
         health_timeout_s: The longest that it may take to answer that.
         drain_s: After SIGTERM the requests in flight have so long to finish.
@@ -96,6 +100,9 @@ class ProxyConfig:
     failures_to_open: int = 3
     open_s: float = 10.0
     poll_s: float = 0.0
+    redis: str | None = None
+    redis_group: str = "default"
+    slots_per_instance: int = 0
     shared_instances: bool = False
     health_interval_s: float = 5.0
     health_timeout_s: float = 2.0
@@ -142,6 +149,7 @@ _LEAST: Final = {
     "retry_delay_s": 0,
     "drain_s": 0,
     "poll_s": 0,
+    "slots_per_instance": 0,
     "failures_to_open": 1,
 }
 _POSITIVE: Final = (

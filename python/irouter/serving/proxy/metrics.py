@@ -100,6 +100,11 @@ class _RouterCollector(Collector):
     def _figures(self) -> Iterator[Metric]:
         statistics = self._router.statistics
         yield GaugeMetricFamily("irouter_waiting", "Requests at the router.", value=statistics.waiting)
+        yield GaugeMetricFamily(
+            "irouter_degraded",
+            "Whether replicas on other hosts are out of touch.",
+            value=float(statistics.degraded),
+        )
         in_flight = GaugeMetricFamily("irouter_in_flight", "Requests on an instance.", labels=["instance"])
         ready = GaugeMetricFamily("irouter_instance_ready", "Whether it takes requests.", labels=["instance"])
         work = GaugeMetricFamily(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from irouter._core import IrouterError
 from irouter.serving.daemon import DaemonRouter
 from irouter.serving.poller import MetricsPoller
+from irouter.serving.replicas import Replica
 from irouter.serving.router import Router
 
 if TYPE_CHECKING:
@@ -37,14 +39,28 @@ def local_router(config: ProxyConfig, predictor: Predictor | PredictorFront | No
 
 
 @contextlib.contextmanager
-def polled(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
-    """Reads the metrics of the router's engines meanwhile, where the settings say so."""
-    if config.poll_s == 0:
-        yield
-        return
-    key = config.upstream_key
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    with MetricsPoller(router, interval_s=config.poll_s, timeout_s=config.health_timeout_s, headers=headers):
+def attended(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
+    """Reads the metrics of the router's engines meanwhile, and divides them with other hosts, as the settings say.
+
+    A daemon does both once, for all its clients.
+    """
+    with contextlib.ExitStack() as stack:
+        if config.redis is not None and isinstance(router, Router):
+            replica = Replica(
+                router,
+                config.redis,
+                group=config.redis_group,
+                slots_per_instance=config.slots_per_instance or None,
+                password=os.environ.get("IROUTER_REDIS_PASSWORD"),
+            )
+            stack.enter_context(replica)
+        if config.poll_s > 0 and isinstance(router, Router):
+            key = config.upstream_key
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            poller = MetricsPoller(
+                router, interval_s=config.poll_s, timeout_s=config.health_timeout_s, headers=headers
+            )
+            stack.enter_context(poller)
         yield
 
 
