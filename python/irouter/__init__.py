@@ -19,13 +19,14 @@ from irouter.evaluation import (
     simulate,
     tune,
 )
-from irouter.serving import Instance, Lease, Router
+from irouter.serving import DaemonRouter, Instance, Lease, Router, connect
 
 __version__ = _core.VERSION
 
 __all__ = [
     "Capacity",
     "Comparison",
+    "DaemonRouter",
     "Decision",
     "Impact",
     "Instance",
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "capacity",
     "compare",
+    "connect",
     "read_trace",
     "simulate",
     "tune",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import irouter
 from irouter import IrouterError, Lease
 from irouter.serving import Ending
+from irouter.serving.base_router import BaseRouter
 from serving.support import URLS, assert_idle
 
 POLICIES = ("central_fcfs", "ordered_hold", "least_work", "litellm_least_busy", "round_robin", "max_capacity")
@@ -38,7 +39,7 @@ Step = tuple[str, int]
 class Clients:
     """Clients of a router in one event loop, and a second account of what they hold."""
 
-    def __init__(self, router: irouter.Router) -> None:
+    def __init__(self, router: BaseRouter) -> None:
         self.router = router
         self.leases: list[Lease] = []
         self.tasks: list[asyncio.Task[None]] = []

@@ -8,6 +8,7 @@ from irouter.cli import (
     calibrate,
     capacity,
     compare,
+    daemon,
     engine,
     listing,
     predictor,
@@ -37,6 +38,7 @@ app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=replay.EXAMPLES)(replay.replay)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command(epilog=daemon.EXAMPLES)(daemon.daemon)
 app.command(epilog=engine.EXAMPLES)(engine.engine)
 app.command()(listing.scenarios)
 app.command()(listing.policies)

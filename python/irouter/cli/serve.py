@@ -19,6 +19,8 @@ EXAMPLES = """[bold]Examples[/bold]
 irouter serve --instance http://10.0.0.1:8000 --instance http://10.0.0.2:8000 --port 8080
 
 irouter serve --config proxy.toml --policy ordered_hold
+
+irouter serve --config proxy.toml --daemon /run/irouter.sock --reuse-port
 """
 
 
@@ -52,6 +54,19 @@ def serve(
         str | None,
         typer.Option(help="What the engines are like: a profile or a .json file.", show_default=False),
     ] = None,
+    daemon: Annotated[
+        Path | None,
+        typer.Option(help="Socket of the irouter daemon that decides.", show_default=False),
+    ] = None,
+    reuse_port: Annotated[
+        bool, typer.Option("--reuse-port", help="Let several processes listen on the port.")
+    ] = False,
+    poll_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Read the metrics of engines this often; never without it.", show_default=False
+        ),
+    ] = None,
     decision_log: Annotated[
         Path | None, typer.Option(help="Write the decision log here, for irouter replay.", show_default=False)
     ] = None,
@@ -73,6 +88,9 @@ def serve(
         "policy": policy,
         "predictor": None if predictor is None else str(predictor),
         "profile": profile,
+        "daemon": None if daemon is None else str(daemon),
+        "poll_s": poll_seconds,
+        "reuse_port": reuse_port or None,
         "decision_log": None if decision_log is None else str(decision_log),
     }
     settings = read_config(config, changes)
@@ -99,7 +117,15 @@ def serve(
                 soft_wrap=True,
             )
 
-        await serve_app(app, host=settings.host, port=settings.port, ready=ready, drain=proxy.drain, tls=tls)
+        await serve_app(
+            app,
+            host=settings.host,
+            port=settings.port,
+            ready=ready,
+            drain=proxy.drain,
+            tls=tls,
+            reuse_port=settings.reuse_port,
+        )
 
     with contextlib.ExitStack() as stack:
         front = None

@@ -8,7 +8,7 @@ from typing import Any, Final
 from irouter._core import IrouterError, Profile
 from irouter._shipped import ShippedFiles
 
-__all__ = ["load", "names"]
+__all__ = ["check", "load", "names"]
 
 _SHIPPED: Final = ShippedFiles("profile", resources.files(__name__), ".json")
 
@@ -33,4 +33,14 @@ def load(name: str | Path) -> dict[str, Any]:
     except IrouterError as error:
         raise IrouterError(f"{file.where}: {error}") from error
     profile: dict[str, Any] = json.loads(file.text)
+    return profile
+
+
+def check(profile: dict[str, Any]) -> dict[str, Any]:
+    """A profile that is a dictionary already.
+
+    Raises:
+        IrouterError: Naming the bad field.
+    """
+    Profile(json.dumps(profile))
     return profile

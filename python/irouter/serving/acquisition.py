@@ -7,31 +7,34 @@ import threading
 from typing import TYPE_CHECKING
 
 from irouter._core import IrouterError
-from irouter.serving.lease import Ending, Lease
+from irouter.serving.errors import DisconnectedError
+from irouter.serving.lease import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from irouter.serving.face import MachineFace
     from irouter.serving.foresight import Foresight
-    from irouter.serving.machine import Machine
+    from irouter.serving.lease import Lease
     from irouter.serving.request import PreparedRequest
 
 
 class Acquisition:
     """What `Router.acquire` returns: `async with` it in a coroutine, `with` it in a thread, once.
 
-    Either gives the lease. Who waits sleeps until its own request is decided; nobody else is woken then.
+    Either gives the lease. Who waits sleeps until its own request is decided; nobody else is woken then. A request
+    whose daemon went away goes to who stands in for the daemon, where somebody does.
     """
 
     def __init__(
         self,
-        machine: Machine,
+        choose_machine: Callable[[], MachineFace],
         prepare: Callable[[Foresight | None], PreparedRequest],
         foresee: Callable[[], Awaitable[Foresight | None]],
         exclude: tuple[str, ...],
     ) -> None:
-        self._machine = machine
+        self._choose_machine = choose_machine
         self._prepare: Callable[[Foresight | None], PreparedRequest] | None = prepare
         self._foresee = foresee
         self._exclude = exclude
@@ -40,8 +43,16 @@ class Acquisition:
     async def __aenter__(self) -> Lease:
         prepare = self._begin()
         request = prepare(await self._foresee())
-        if self._exclude:
-            return self._place(request)
+        machine = self._choose_machine()
+        try:
+            self._lease = await self._wait_async(machine, request)
+        except DisconnectedError:
+            if (other := self._choose_machine()) is machine:
+                raise
+            self._lease = await self._wait_async(other, request)
+        return self._lease
+
+    async def _wait_async(self, machine: MachineFace, request: PreparedRequest) -> Lease:
         loop, owner = asyncio.get_running_loop(), threading.get_ident()
         decided: asyncio.Future[None] | None = None
 
@@ -57,19 +68,18 @@ class Acquisition:
 
             return wake
 
-        ticket = self._machine.submit(request, make_wake)
+        ticket = machine.submit(request, make_wake, self._exclude)
         if decided is not None:
             try:
                 await decided
             except GeneratorExit:
                 # The event loop is gone and the collector may be running this: it must take no lock.
-                self._machine.end_soon(ticket, Ending.DROPPED)
+                machine.end_soon(ticket, Ending.DROPPED)
                 raise
             except BaseException:
-                self._machine.end(ticket, Ending.CANCELLED)
+                machine.end(ticket, Ending.CANCELLED)
                 raise
-        self._lease = self._machine.lease(ticket)
-        return self._lease
+        return machine.lease(ticket)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,10 +88,18 @@ class Acquisition:
 
     def __enter__(self) -> Lease:
         request = self._begin()(None)
-        if self._exclude:
-            return self._place(request)
         if asyncio._get_running_loop() is not None:
             raise IrouterError("`with router.acquire()` would block the event loop, expected `async with`")
+        machine = self._choose_machine()
+        try:
+            self._lease = self._wait(machine, request)
+        except DisconnectedError:
+            if (other := self._choose_machine()) is machine:
+                raise
+            self._lease = self._wait(other, request)
+        return self._lease
+
+    def _wait(self, machine: MachineFace, request: PreparedRequest) -> Lease:
         # A bare lock: unlike `threading.Event` it can be released from a finaliser that interrupts its owner.
         decided: threading.Lock | None = None
 
@@ -91,15 +109,14 @@ class Acquisition:
             decided.acquire()
             return decided.release
 
-        ticket = self._machine.submit(request, make_wake)
+        ticket = machine.submit(request, make_wake, self._exclude)
         if decided is not None:
             try:
                 decided.acquire()
             except BaseException:
-                self._machine.end(ticket, Ending.CANCELLED)
+                machine.end(ticket, Ending.CANCELLED)
                 raise
-        self._lease = self._machine.lease(ticket)
-        return self._lease
+        return machine.lease(ticket)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -112,13 +129,6 @@ class Acquisition:
             raise IrouterError("an acquisition was entered twice, expected one for each request")
         prepare, self._prepare = self._prepare, None
         return prepare
-
-    def _place(self, request: PreparedRequest) -> Lease:
-        ticket = self._machine.place(request, overtake=True, exclude=self._exclude)
-        if ticket is None:
-            raise AssertionError("a request that overtakes is placed")
-        self._lease = self._machine.lease(ticket)
-        return self._lease
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

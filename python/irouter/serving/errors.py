@@ -17,3 +17,7 @@ class DeadlineError(IrouterError):
 
 class ClosedError(IrouterError):
     """The router was closed, or belongs to the process that this one was forked from."""
+
+
+class DisconnectedError(IrouterError):
+    """The daemon that a router asks is not there, or went away while the request waited there."""

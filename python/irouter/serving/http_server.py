@@ -25,6 +25,7 @@ async def serve_app(
     ready: Callable[[str], object],
     drain: Callable[[], Awaitable[object]] | None = None,
     tls: ssl.SSLContext | None = None,
+    reuse_port: bool = False,
 ) -> None:
     """Serves until SIGTERM or SIGINT. A handler is cancelled when its client goes away.
 
@@ -35,6 +36,7 @@ async def serve_app(
         ready: Called with the URL when it listens.
         drain: Awaited after the signal, before the application is cleaned up.
         tls: Certificates, for https.
+        reuse_port: Whether other processes may listen on the same port.
 
     Raises:
         IrouterError: When the address cannot be listened on.
@@ -43,7 +45,7 @@ async def serve_app(
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls, backlog=1024)
+        site = web.TCPSite(runner, host, port, ssl_context=tls, backlog=1024, reuse_port=reuse_port or None)
         try:
             await site.start()
         except OSError as error:

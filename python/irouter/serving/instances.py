@@ -55,6 +55,8 @@ class InstanceStatus:
         remaining_output_tokens: Output tokens that they are expected to produce yet.
         work_s: Predicted seconds of its time that they still take.
         kv_capacity_tokens: Tokens that its KV cache holds.
+        strangers: Requests of others on it, counted in what is above: known where instances are shared.
+        report_age_s: Seconds since its engine's last report; None where it does not report.
     """
 
     url: str
@@ -68,6 +70,8 @@ class InstanceStatus:
     remaining_output_tokens: float
     work_s: float
     kv_capacity_tokens: int
+    strangers: int
+    report_age_s: float | None
 
 
 class LoadedProfile:
@@ -77,15 +81,22 @@ class LoadedProfile:
         name: Its name.
         text: It as JSON.
         max_model_len: Most tokens of prompt and output together.
+        max_num_seqs: Most requests that run at once.
         block_tokens: Tokens of a KV block.
         kv_tokens: Tokens that the KV cache holds.
     """
 
-    def __init__(self, profile: str | Path) -> None:
-        data = profiles.load(profile)
+    def __init__(self, profile: str | Path | dict[str, Any]) -> None:
+        """Reads a shipped profile by name or a file; what was read before is checked.
+
+        Raises:
+            IrouterError: Naming what is wrong.
+        """
+        data = profiles.check(profile) if isinstance(profile, dict) else profiles.load(profile)
         self.name: str = data["name"]
         self.text = json.dumps(data, separators=(",", ":"))
         self.max_model_len: int = data["max_model_len"]
+        self.max_num_seqs: int = data["scheduler"]["max_num_seqs"]
         self.block_tokens: int = data["kv"]["block_tokens"]
         self.kv_tokens: int = data["kv"]["blocks"] * self.block_tokens
 
@@ -151,6 +162,14 @@ class InstanceTable:
         """The URL behind a number."""
         return self._seats[number].url
 
+    def profile(self, number: int) -> LoadedProfile:
+        """The profile of the instance behind a number."""
+        return self._seats[number].profile
+
+    def status(self, number: int) -> str:
+        """`ready`, `draining` or `gone`."""
+        return self._seats[number].status
+
     def set_status(self, number: int, status: str) -> None:
         """Notes that an instance drains or is gone."""
         self._seats[number].status = status
@@ -168,10 +187,9 @@ class InstanceTable:
             elif seat.status == "gone":
                 core.leave(number, now_s=0.0)
 
-    @property
-    def ready(self) -> int:
-        """Instances that take requests."""
-        return sum(seat.status == "ready" for seat in self._seats)
+    def present(self) -> list[tuple[int, str]]:
+        """Numbers and URLs of the instances that are there."""
+        return [(number, seat.url) for number, seat in enumerate(self._seats) if seat.status != "gone"]
 
     @property
     def profiles(self) -> list[LoadedProfile]:

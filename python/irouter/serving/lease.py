@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from irouter._core import Decision, Impact, IrouterError
-    from irouter.serving.machine import Machine
-    from irouter.serving.request import PreparedRequest
+    from irouter.serving.face import MachineFace
+    from irouter.serving.request import ReadyRequest
 
 # Progress is told to the state machine when it passes a multiple of this, as in the simulator.
 PROGRESS_TOKENS = 16
@@ -36,6 +37,29 @@ class Ending(enum.StrEnum):
     """Its deadline passed while it waited."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouterStatistics:
+    """What a router has done.
+
+    Attributes:
+        submitted: Requests taken in.
+        waiting: Requests at the router.
+        in_flight: Requests on instances.
+        endings: How the others ended.
+        fallbacks: How often the policy failed and the least predicted work decided.
+        failed_predictions: How often the predictor failed.
+        degraded: Whether replicas of it on other hosts do not know of each other now.
+    """
+
+    submitted: int
+    waiting: int
+    in_flight: int
+    endings: Mapping[Ending, int]
+    fallbacks: int
+    failed_predictions: int
+    degraded: bool
+
+
 class Ticket:
     """What the router keeps of one request. Changed only while the machine is guarded."""
 
@@ -57,7 +81,7 @@ class Ticket:
         "wake",
     )
 
-    def __init__(self, number: int, key: int, request: PreparedRequest) -> None:
+    def __init__(self, number: int, key: int, request: ReadyRequest) -> None:
         self.number = number
         self.key = key
         self.fields = request.fields
@@ -74,6 +98,19 @@ class Ticket:
         self.produced_tokens = 0
         self.wake: Callable[[], object] | None = None
 
+    def teach(self, tokens: int | None) -> bool:
+        """Tells the predictor how long a finished request became; says whether it could be told.
+
+        Not while anything is locked: a predictor takes its time.
+        """
+        tokens = tokens or self.produced_tokens
+        if tokens and self.learn is not None:
+            try:
+                self.learn(tokens, cut=tokens >= self.max_tokens)
+            except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
+                return False
+        return True
+
 
 class Lease:
     """One request's place on an instance. It ends once: by `finish`, `fail` or `cancel`, whichever comes first.
@@ -86,7 +123,7 @@ class Lease:
 
     __slots__ = ("_decision", "_machine", "_ticket")
 
-    def __init__(self, machine: Machine, ticket: Ticket, decision: Decision) -> None:
+    def __init__(self, machine: MachineFace, ticket: Ticket, decision: Decision) -> None:
         self._machine = machine
         self._ticket = ticket
         self._decision = decision

@@ -1,4 +1,4 @@
-"""The state machine in real time: one clock, one lock, an alarm and a log around `irouter._core.Router`."""
+"""The state machine in real time: its requests, with an alarm for what is due."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from irouter._core import Decision, IrouterError
 from irouter.serving.attendant import Attendant
+from irouter.serving.clocked_core import ClockedCore
 from irouter.serving.errors import ClosedError, DeadlineError, NoInstanceError, QueueFullError
-from irouter.serving.guard import Guard
-from irouter.serving.instances import InstanceTable
-from irouter.serving.lease import Ending, Lease, Ticket
+from irouter.serving.lease import Ending, Lease, RouterStatistics, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +23,15 @@ if TYPE_CHECKING:
     from irouter._core import Impact
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
-    from irouter.serving.instances import InstanceStatus, LoadedProfile
-    from irouter.serving.request import PreparedRequest
+    from irouter.serving.instances import LoadedProfile
+    from irouter.serving.request import ReadyRequest
 
     Wake = Callable[[], object]
 
 # Leases that nothing was heard of are looked for this often in a time to live.
 _SWEEPS = 4
+# How much one request changes what others are taken to be like.
+_WEIGHT = 0.02
 # What each ending is to the state machine.
 _EVENTS = {Ending.FINISHED: "finished", Ending.FAILED: "failed", Ending.EXPIRED: "failed"}
 
@@ -51,7 +52,7 @@ class Limits:
     renew_after_s: float = 90 * 86_400.0
 
 
-class Machine:
+class Machine(ClockedCore):
     """Serialises every call into the state machine by one clock, and hands decisions to who waits.
 
     Every method that takes a `Ticket` may be called at any time, from any thread, and does nothing once it has ended.
@@ -62,43 +63,45 @@ class Machine:
         make_core: Callable[[], Core],
         limits: Limits,
         log: DecisionLog | None,
+        *,
+        shared: bool = False,
     ) -> None:
-        self.table = InstanceTable()
+        super().__init__(make_core, log, shared=shared)
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
-        self._make_core = make_core
-        self._core = make_core()
         self._fallbacks_before = 0
         self._limits = limits
-        self._log = log
         self.failed_predictions = 0
-        self._epoch_s = time.monotonic()
         self._waiting: dict[int, Ticket] = {}
         self._leased: dict[int, Ticket] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._wakes: list[Wake] = []
-        self._changed = False
         self._hold_until_s: float | None = None
         self._sweep_s: float | None = None
-        self._closed: str | None = None
-        self._guard = Guard(self._settle)
         self._attendant = Attendant(self._ring, self.end)
         weakref.finalize(self, self._attendant.close)
         _MACHINES.add(self)
 
     # ------------------------------------------------------------------------------------------------- requests
 
-    def submit(self, request: PreparedRequest, make_wake: Callable[[], Wake]) -> Ticket:
+    def submit(
+        self, request: ReadyRequest, make_wake: Callable[[], Wake], exclude: tuple[str, ...] = ()
+    ) -> Ticket:
         """Takes a request in.
 
         When it has to wait, what `make_wake` returns is called as soon as the ticket has a decision or an error;
-        when not, `make_wake` is not called.
+        when not, `make_wake` is not called. A request that excludes instances has been through the queue before and
+        goes at once.
 
         Raises:
-            IrouterError: For a request that fits no instance; `QueueFullError` when it may not wait; `ClosedError`.
+            IrouterError: For a request that fits no instance; `QueueFullError` when it may not wait;
+                `NoInstanceError` when all are excluded; `ClosedError`.
         """
         with self._guard:
             ticket = self._take_in(request, now := self._now())
+            if exclude:
+                self._place(ticket, now, exclude)
+                return ticket
             self._pump(now)
             if ticket.ending is None and ticket.decision is None:
                 if len(self._waiting) > self._limits.max_waiting:
@@ -109,7 +112,7 @@ class Machine:
                     self._await_deadline(ticket, ticket.deadline_s)
             return ticket
 
-    def place(self, request: PreparedRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
+    def place(self, request: ReadyRequest, *, overtake: bool, exclude: tuple[str, ...]) -> Ticket | None:
         """Takes a request in and sends it at once; None when others wait and it must not overtake them.
 
         Raises:
@@ -120,18 +123,31 @@ class Machine:
             self._check_open()
             if self._waiting and not overtake:
                 return None
-            excluded = self.table.numbers(exclude)
             ticket = self._take_in(request, now := self._now())
-            started = time.perf_counter()
-            try:
-                decision = self._core.place(ticket.key, now_s=now, excluded=excluded)
-            except IrouterError as error:
-                self._end(ticket, Ending.REFUSED, now)
-                raise NoInstanceError(str(error)) from error
-            self._dispatched(decision, now, time.perf_counter() - started, excluded=excluded)
+            self._place(ticket, now, exclude)
             return ticket
 
-    def impact(self, request: PreparedRequest) -> list[tuple[str, Impact]]:
+    def adopt(self, request: ReadyRequest, url: str, produced_tokens: int) -> Ticket:
+        """Takes in a request that is on an instance already, where another router had sent it.
+
+        Raises:
+            IrouterError: For an instance that is not there, or a request that does not fit.
+        """
+        with self._guard:
+            number = self.table.number(url)
+            ticket = self._take_in(request, now := self._now())
+            with self._opened(number, now):
+                try:
+                    decision = self._core.dispatch(ticket.key, number, now_s=now)
+                except IrouterError:
+                    self._end(ticket, Ending.REFUSED, now)
+                    raise
+                self._dispatched(decision, now, 0.0, event="adopted")
+            if produced_tokens:
+                self._progress(ticket, produced_tokens, now)
+            return ticket
+
+    def impact(self, request: ReadyRequest) -> list[tuple[str, Impact]]:
         """What placing a request would cost, by URL; the request is forgotten.
 
         Raises:
@@ -170,104 +186,39 @@ class Machine:
         """A request has produced so many tokens."""
         with self._guard:
             if ticket.ending is None and tokens > ticket.produced_tokens:
-                now = self._now()
-                self._core.progress(ticket.key, tokens, now_s=now)
-                ticket.produced_tokens, ticket.news_s, self._changed = tokens, now, True
-                self._note(now, "progress", request=ticket.number, tokens=tokens)
+                self._progress(ticket, tokens, self._now())
 
     def end(self, ticket: Ticket, ending: Ending, *, tokens: int | None = None, reason: str = "") -> None:
         """A request ends, unless it has ended before."""
         if ticket.ending is None and self._closed is None:
             with self._guard:
                 ended = self._end(ticket, ending, self._now(), tokens=tokens, reason=reason)
-            tokens = tokens or ticket.produced_tokens
-            if ended and ending is Ending.FINISHED and tokens and ticket.learn is not None:
-                # Outside of the lock: a predictor takes its time.
-                try:
-                    ticket.learn(tokens, cut=tokens >= ticket.max_tokens)
-                except Exception:  # noqa: BLE001 - whatever fails in a predictor must not stop routing; it is counted
-                    self.failed_predictions += 1
+            if ended and ending is Ending.FINISHED and not ticket.teach(tokens):
+                self.failed_predictions += 1
 
     def end_soon(self, ticket: Ticket, ending: Ending) -> None:
         """A request ends, by the attendant: this takes no lock, so that finalisers can call it wherever they run."""
         if ticket.ending is None and self._closed is None:
             self._attendant.leave(ticket, ending)
 
-    # ------------------------------------------------------------------------------------------------ instances
-
-    def join(self, url: str, profile: LoadedProfile) -> None:
-        """An instance takes requests from now on."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.free_number(url), self._now()
-            self._core.join(number, profile.text, now_s=now)
-            self.table.join(number, url, profile)
-            self._changed = True
-            self._note(now, "joined", instance=number, url=url, profile=profile.text)
-
-    def drain(self, url: str) -> None:
-        """An instance takes no more requests."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            self._core.drain(number, now_s=now)
-            self.table.set_status(number, "draining")
-            self._changed = True
-            self._note(now, "draining", instance=number)
-
-    def resume(self, url: str) -> None:
-        """An instance that was draining takes requests again."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            self._core.resume(number, now_s=now)
-            self.table.set_status(number, "ready")
-            self._changed = True
-            self._note(now, "resumed", instance=number)
-
-    def leave(self, url: str) -> None:
-        """An instance is gone, and the leases on it are lost."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            lost = set(self._core.leave(number, now_s=now))
-            self.table.set_status(number, "gone")
-            self._changed = True
-            self._note(now, "left", instance=number)
-            for ticket in [ticket for ticket in self._leased.values() if ticket.number in lost]:
-                del self._leased[ticket.key]
-                self._ended(ticket, Ending.LOST)
-
-    def report(self, url: str, figures: dict[str, Any]) -> None:
-        """An engine reported its metrics."""
-        with self._guard:
-            self._check_open()
-            number, now = self.table.number(url), self._now()
-            self._core.report(number, now_s=now, **figures)
-            self._changed = True
-            self._note(now, "report", instance=number, **figures)
-
     # -------------------------------------------------------------------------------------------------- looking
 
-    @property
-    def waiting(self) -> int:
-        """Requests at the router."""
-        return len(self._waiting)
+    def statistics(self) -> RouterStatistics:
+        """What it has done so far."""
+        return RouterStatistics(
+            submitted=self.submitted,
+            waiting=len(self._waiting),
+            in_flight=len(self._leased),
+            endings=dict(self.endings),
+            fallbacks=self._fallbacks_before + self._core.fallbacks,
+            failed_predictions=self.failed_predictions,
+            degraded=self.degraded,
+        )
 
     @property
-    def in_flight(self) -> int:
-        """Requests on instances."""
-        return len(self._leased)
-
-    def instances(self) -> list[InstanceStatus]:
-        """Every instance, by number."""
-        with self._guard:
-            return self.table.describe(self._core.instances)
-
-    @property
-    def fallbacks(self) -> int:
-        """How often the policy failed."""
-        return self._fallbacks_before + self._core.fallbacks
+    def profiles(self) -> list[LoadedProfile]:
+        """Profiles of the instances that are there."""
+        return self.table.profiles
 
     def close(self, why: str = "the router was closed") -> None:
         """Refuses all that waits and all that comes; leases that live are forgotten."""
@@ -292,16 +243,12 @@ class Machine:
 
     # ------------------------------------------------------------------------------------------ while it is held
 
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise ClosedError(self._closed)
-
     def _now(self) -> float:
-        now = time.monotonic() - self._epoch_s
+        now = super()._now()
         if now < self._limits.renew_after_s:
             return now
         self._renew(now)
-        return time.monotonic() - self._epoch_s
+        return super()._now()
 
     def _renew(self, passed_s: float) -> None:
         """Moves all that lives into a new state machine, whose clock begins anew: that of the old one would run out.
@@ -312,6 +259,8 @@ class Machine:
             self._log.end("the clock of the router begins anew")
         self._fallbacks_before += self._core.fallbacks
         core = self._core = self._make_core()
+        self._strangers.forget()
+        self._reports.clear()
         self.table.join_all(core)
         tickets = sorted([*self._leased.values(), *self._waiting.values()], key=lambda ticket: ticket.number)
         for ticket in tickets:
@@ -324,6 +273,9 @@ class Machine:
                 if ticket.produced_tokens:
                     core.progress(ticket.key, ticket.produced_tokens, now_s=0.0)
         self.table.restore_statuses(core)
+        self._shut = {number for number, _ in self.table.present() if self.table.status(number) == "draining"}
+        for number, _ in self.table.present():
+            self._open_or_shut(number, 0.0)
         self._leased = {ticket.key: ticket for ticket in tickets if ticket.decision is not None}
         self._waiting = {ticket.key: ticket for ticket in tickets if ticket.decision is None}
         self._deadlines = [(at_s - passed_s, number, ticket) for at_s, number, ticket in self._deadlines]
@@ -332,17 +284,14 @@ class Machine:
         self._changed = True
         self._epoch_s += passed_s
 
-    def _note(self, now: float, event: str, **fields: Any) -> None:
-        if self._log is not None:
-            self._log.write({"at_s": now, "event": event, **fields})
-
-    def _take_in(self, request: PreparedRequest, now: float) -> Ticket:
+    def _take_in(self, request: ReadyRequest, now: float) -> Ticket:
         self._check_open()
         self.failed_predictions += request.foresight.failed
         deadline_s = None if request.deadline_s is None else now + request.deadline_s
         number = self.submitted
         key = self._core.submit(number, now_s=now, deadline_s=deadline_s, **request.fields)
         self.submitted += 1
+        self._prompt_tokens += _WEIGHT * (request.fields["prompt_tokens"] - self._prompt_tokens)
         self._note(now, "submitted", request=number, deadline_s=deadline_s, **request.fields)
         ticket = Ticket(number, key, request)
         ticket.deadline_s = deadline_s
@@ -352,9 +301,10 @@ class Machine:
 
     def _pump(self, now: float) -> None:
         """Takes every decision that can be taken now."""
+        self._expire_slots(now)
         self._changed = False
         self._hold_until_s = None
-        while self._waiting and self.table.ready:
+        while self._waiting and self._any_open():
             started = time.perf_counter()
             try:
                 outcome = self._core.decide(now)
@@ -371,8 +321,24 @@ class Machine:
                 self._hold_until_s = None if math.isinf(outcome) else outcome
                 return
 
+    def _place(self, ticket: Ticket, now: float, exclude: tuple[str, ...]) -> None:
+        self._expire_slots(now)
+        excluded = self.table.numbers(exclude)
+        started = time.perf_counter()
+        try:
+            decision = self._core.place(ticket.key, now_s=now, excluded=excluded)
+        except IrouterError as error:
+            self._end(ticket, Ending.REFUSED, now)
+            raise NoInstanceError(str(error)) from error
+        self._dispatched(decision, now, time.perf_counter() - started, event="placed", excluded=excluded)
+
+    def _progress(self, ticket: Ticket, tokens: int, now: float) -> None:
+        self._core.progress(ticket.key, tokens, now_s=now)
+        ticket.produced_tokens, ticket.news_s, self._changed = tokens, now, True
+        self._note(now, "progress", request=ticket.number, tokens=tokens)
+
     def _dispatched(
-        self, decision: Decision, now: float, decide_s: float, *, excluded: list[int] | None = None
+        self, decision: Decision, now: float, decide_s: float, *, event: str = "dispatched", **fields: Any
     ) -> None:
         ticket = self._waiting.pop(decision.key)
         ticket.decision, ticket.url = decision, self.table.url(decision.instance)
@@ -382,15 +348,16 @@ class Machine:
             self._sweep_s = now + self._limits.lease_ttl_s / _SWEEPS
         self._note(
             now,
-            "dispatched" if excluded is None else "placed",
+            event,
             request=ticket.number,
             instance=decision.instance,
             waited_s=decision.waited_s,
             cached_tokens=decision.cached_tokens,
             fallback=decision.fallback,
             impact=None if decision.impact is None else decision.impact.explanation,
-            **({} if excluded is None else {"excluded": excluded}),
+            **fields,
         )
+        self._open_or_shut(decision.instance, now)
         self._wake(ticket)
 
     def _end(
@@ -402,6 +369,7 @@ class Machine:
         if event == "finished":
             tokens = ticket.produced_tokens or None if tokens is None else tokens
             self._core.finished(ticket.key, now_s=now, tokens=tokens)
+            self._output_tokens += _WEIGHT * ((tokens or 1) - self._output_tokens)
         elif event == "failed":
             self._core.failed(ticket.key, now_s=now)
         else:
@@ -409,8 +377,15 @@ class Machine:
         self._note(now, event, request=ticket.number, ending=ending, tokens=tokens, reason=reason)
         del (self._waiting if ticket.decision is None else self._leased)[ticket.key]
         self._changed = True
+        if ticket.decision is not None:
+            self._open_or_shut(ticket.decision.instance, now)
         self._ended(ticket, ending)
         return True
+
+    def _lost(self, numbers: set[int]) -> None:
+        for ticket in [ticket for ticket in self._leased.values() if ticket.number in numbers]:
+            del self._leased[ticket.key]
+            self._ended(ticket, Ending.LOST)
 
     def _ended(self, ticket: Ticket, ending: Ending) -> None:
         ticket.ending = ending

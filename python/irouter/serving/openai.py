@@ -7,7 +7,7 @@ import json
 from typing import Any, Final
 
 from irouter._core import IrouterError
-from irouter.serving.request import encodable
+from irouter.serving.request import RequestFields, encodable
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -52,6 +52,15 @@ def parse(path: str, raw: bytes) -> ApiRequest:
         raise IrouterError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise IrouterError(f"the body is a {type(body).__name__}, expected an object")
+    return read(path, body)
+
+
+def read(path: str, body: dict[str, Any]) -> ApiRequest:
+    """Reads the body of a request to `path`, decoded.
+
+    Raises:
+        IrouterError: For a body that is no such request, naming the field.
+    """
     chat = path == CHAT
     prompts, token_count = (_messages(body), None) if chat else _prompts(body)
     options = body.get("stream_options")
@@ -75,6 +84,23 @@ def parse(path: str, raw: bytes) -> ApiRequest:
         stream=bool(body.get("stream")),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
     )
+
+
+def request_fields(body: dict[str, Any]) -> RequestFields:
+    """What `irouter.Router` is told of a chat, where the body has `messages`, or a completion.
+
+    Raises:
+        IrouterError: For a body that is neither, naming the field.
+    """
+    asked = read(CHAT if "messages" in body else COMPLETIONS, {"model": "", **body})
+    fields: RequestFields = {}
+    if asked.token_count is None:
+        fields["prompt"] = asked.prompt
+    else:
+        fields["prompt_tokens"] = asked.token_count
+    if asked.max_tokens is not None:
+        fields["max_tokens"] = asked.max_tokens
+    return fields
 
 
 def error_body(message: str, *, kind: str = "invalid_request_error", code: int = 400) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from irouter._core import Decision, IrouterError
 from irouter._core import Router as Core
 from irouter.evaluation.policies import choice_of
 from irouter.serving.decision_log import LOG_VERSION
+from irouter.serving.strangers import STRANGER_NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,7 +114,7 @@ def replay(log: Path, *, shadows: Sequence[str] = ()) -> Replay:
         if difference is not None:
             difference = f"line {line}: {difference}"
             break
-        if record["event"] in counts:
+        if record["event"] in counts and record.get("request", 0) < STRANGER_NUMBERS:
             counts[record["event"]] += 1
     return Replay(
         policy=header["label"],
@@ -214,6 +215,8 @@ class _Follower:
         if event == "submitted":
             number = record["request"]
             self._keys[number] = core.submit(number, now_s=now, **{name: record[name] for name in _REQUEST})
+        elif event == "adopted":
+            core.dispatch(self._keys[record["request"]], record["instance"], now_s=now)
         elif event in _INSTANCE_EVENTS:
             self._take_in_of_instance(event, record, now)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from irouter._core import IrouterError, text_blocks
 
@@ -45,7 +45,7 @@ class RequestFields(TypedDict, total=False):
     tenant: str | int | None
 
 
-class PreparedRequest:
+class ReadyRequest(Protocol):
     """A request with every estimate made.
 
     Attributes:
@@ -54,6 +54,15 @@ class PreparedRequest:
         max_tokens: Most tokens that it may produce.
         foresight: What the predictor said.
     """
+
+    fields: dict[str, Any]
+    deadline_s: float | None
+    max_tokens: int
+    foresight: Foresight
+
+
+class PreparedRequest:
+    """A request as a caller describes it, with every estimate made: a `ReadyRequest`."""
 
     __slots__ = ("deadline_s", "fields", "foresight", "max_tokens")
 

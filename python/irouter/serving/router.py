@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any
 
 from irouter._core import IrouterError
 from irouter._core import Router as Core
 from irouter.evaluation.policies import choice_of
-from irouter.serving.acquisition import Acquisition
+from irouter.serving.base_router import BaseRouter
 from irouter.serving.decision_log import DecisionLog
-from irouter.serving.foresight import Foresight, Predictor, PredictorFront, foresee, foresee_async
-from irouter.serving.instances import Instance, InstanceStatus, LoadedProfile, check_url
+from irouter.serving.instances import Instance, LoadedProfile
 from irouter.serving.machine import Limits, Machine
-from irouter.serving.request import PreparedRequest, RequestFields, encodable, number_of
+from irouter.serving.request import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from types import TracebackType
 
-    from irouter._core import Impact
     from irouter.evaluation.policies import PolicyFunction
-    from irouter.serving.lease import Ending, Lease
-
-_NO_BLOCKS = 16
+    from irouter.serving.foresight import Predictor, PredictorFront
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RouterStatistics:
-    """What a router has done.
-
-    Attributes:
-        submitted: Requests taken in.
-        waiting: Requests at the router.
-        in_flight: Requests on instances.
-        endings: How the others ended.
-        fallbacks: How often the policy failed and the least predicted work decided.
-        failed_predictions: How often the predictor failed.
-    """
-
-    submitted: int
-    waiting: int
-    in_flight: int
-    endings: Mapping[Ending, int]
-    fallbacks: int
-    failed_predictions: int
-
-
-class Router:
+class Router(BaseRouter):
     """Decides which instance serves each request, for asyncio and for threads at once.
 
     A request is chosen for and counted on its instance in one step, so that no two callers see the same room. Instances
@@ -76,6 +49,7 @@ class Router:
         dispatch_delay_s: float = 0.001,
         lease_ttl_s: float = 600.0,
         max_waiting: int = 10_000,
+        shared_instances: bool = False,
         tenant_weights: Mapping[str | int, float] | None = None,
         log: str | Path | None = None,
         log_limit_bytes: int = 1 << 30,
@@ -94,6 +68,9 @@ class Router:
             dispatch_delay_s: Seconds from a decision until the engine has the request.
             lease_ttl_s: A lease of which nothing is heard for so long has failed; infinity for no limit.
             max_waiting: Most requests that wait at the router; one more is refused.
+            shared_instances: Whether others send requests to these engines too. Then two reports in a row (`report`)
+                that show more requests than this router's make it reckon with the rest: as many stand-ins with the KV
+                cache that is in use, and lengths like those that this router has seen.
             tenant_weights: Shares of tenants in the queue; a tenant that is not named has weight 1.
             log: Write every event and decision to this file, for `irouter replay`.
             log_limit_bytes: The log ends at this size.
@@ -116,198 +93,20 @@ class Router:
             },
         }
         make_core = functools.partial(Core, [], choice.function or choice.to_spec(), **settings)
-        self._default_profile = None if profile is None else LoadedProfile(profile)
-        self._predictor = predictor
+        super().__init__(predictor, None if profile is None else LoadedProfile(profile))
         journal = None
         if log is not None:
             # A log starts no program: that policy cannot be had again from it, nor can a function.
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._machine = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal)
+        self._kept = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal, shared=shared_instances)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)
             else:
                 self.add_instance(instance)
 
-    # ----------------------------------------------------------------------------------------------- requests
-
-    def try_route(
-        self, *, overtake: bool = False, exclude: Iterable[str] = (), **request: Unpack[RequestFields]
-    ) -> Lease | None:
-        """A lease at once, on the instance where the policy places the request; a policy that would hold places it too.
-
-        Args:
-            overtake: Go before the requests that wait; without it there is no lease while any does.
-            exclude: URLs of instances that it must not go to, such as one that has just failed it.
-            **request: The request.
-
-        Returns:
-            The lease; None while others wait.
-
-        Raises:
-            NoInstanceError: When no instance can take it.
-            IrouterError: For a bad request.
-        """
-        ticket = self._machine.place(
-            self._prepare(None, **request), overtake=overtake, exclude=tuple(dict.fromkeys(exclude))
-        )
-        return None if ticket is None else self._machine.lease(ticket)
-
-    def acquire(self, *, exclude: Iterable[str] = (), **request: Unpack[RequestFields]) -> Acquisition:
-        """A lease, after waiting in the queue where the policy holds: `async with` it, or `with` it in a thread.
-
-        Args:
-            exclude: URLs of instances that it must not go to. A request that excludes any has been through the queue
-                before and goes at once.
-            **request: The request.
-
-        Raises:
-            QueueFullError: When it enters and may not wait.
-            DeadlineError: When it enters and its deadline passes.
-            NoInstanceError: When it enters and all instances are excluded.
-            IrouterError: When it enters, for a bad request.
-        """
-        prepare = functools.partial(self._prepare, **request)
-        foresee = functools.partial(self._foresee, request)
-        return Acquisition(self._machine, prepare, foresee, tuple(dict.fromkeys(exclude)))
-
-    def _prepare(self, foresight: Foresight | None, **request: Unpack[RequestFields]) -> PreparedRequest:
-        if foresight is None:
-            asked = self._asked(request)
-            foresight = Foresight() if asked is None else foresee(*asked)
-        profiles = self._machine.table.profiles or [
-            known for known in (self._default_profile,) if known is not None
-        ]
-        return PreparedRequest(
-            block_tokens=profiles[0].block_tokens if profiles else _NO_BLOCKS,
-            max_model_len=max((known.max_model_len for known in profiles), default=1 << 20),
-            foresight=foresight,
-            **request,
-        )
-
-    async def _foresee(self, request: RequestFields) -> Foresight | None:
-        asked = self._asked(request)
-        return None if asked is None else await foresee_async(*asked)
-
-    def _asked(self, request: RequestFields) -> tuple[Predictor | PredictorFront, str] | None:
-        """Who is asked what, where a predictor can tell something that the caller has not."""
-        prompt = request.get("prompt")
-        known = request.get("predicted_tokens") is not None or request.get("predicted_quantiles") is not None
-        if self._predictor is None or not prompt or known:
-            return None
-        return self._predictor, encodable(prompt)
-
-    def impact(self, **request: Unpack[RequestFields]) -> dict[str, Impact]:
-        """What a request would cost on each instance that is ready and can hold it, by URL; nothing is placed.
-
-        >>> router = Router(["http://a:8000", "http://b:8000"], profile="llama-3.1-8b@h100")
-        >>> impact = router.impact(prompt_tokens=500, max_tokens=200)
-        >>> impact["http://a:8000"].e2e_s < 5
-        True
-
-        Args:
-            **request: The request, as for `acquire`.
-
-        Raises:
-            IrouterError: For a bad request, or one that fits no instance.
-        """
-        return dict(self._machine.impact(self._prepare(None, **request)))
-
-    # ---------------------------------------------------------------------------------------------- instances
-
-    def add_instance(self, url: str, *, profile: str | Path | None = None) -> None:
-        """An instance takes requests from now on. One that was removed before starts clean.
-
-        Args:
-            url: Its base URL.
-            profile: Its profile; without it the one that the router was made with.
-
-        Raises:
-            IrouterError: For a bad URL or profile, or an instance that is there.
-        """
-        check_url(url)
-        loaded = self._default_profile if profile is None else LoadedProfile(profile)
-        if loaded is None:
-            raise IrouterError(f"instance {url} has no profile, expected one with it or for the router")
-        self._machine.join(url, loaded)
-
-    def drain_instance(self, url: str) -> None:
-        """An instance takes no more requests, and finishes those it has.
-
-        Raises:
-            IrouterError: When it is not there.
-        """
-        self._machine.drain(url)
-
-    def resume_instance(self, url: str) -> None:
-        """An instance that was draining takes requests again.
-
-        Raises:
-            IrouterError: When it is not there or not draining.
-        """
-        self._machine.resume(url)
-
-    def remove_instance(self, url: str) -> None:
-        """An instance is gone; leases on it are lost.
-
-        Raises:
-            IrouterError: When it is not there.
-        """
-        self._machine.leave(url)
-
-    def report(
-        self, url: str, *, waiting: int, running: int, kv_usage: float, queued_prefill_tokens: int = 0
-    ) -> None:
-        """What an engine says of itself now, where somebody reads its metrics. Nothing depends on reports.
-
-        Args:
-            url: The instance.
-            waiting: Requests in the engine's own queue.
-            running: Requests in its batch.
-            kv_usage: Share of its KV blocks in use, 0 to 1.
-            queued_prefill_tokens: Prompt tokens waiting or partly computed.
-
-        Raises:
-            IrouterError: When it is not there, or for a share that is none.
-        """
-        figures = {
-            "waiting": waiting,
-            "running": running,
-            "kv_usage": kv_usage,
-            "queued_prefill_tokens": queued_prefill_tokens,
-        }
-        self._machine.report(url, figures)
-
     @property
-    def instances(self) -> list[InstanceStatus]:
-        """Every instance that is there or was last at its number."""
-        return self._machine.instances()
-
-    # ------------------------------------------------------------------------------------------------ the rest
-
-    @property
-    def statistics(self) -> RouterStatistics:
-        """What it has done so far."""
-        machine = self._machine
-        return RouterStatistics(
-            submitted=machine.submitted,
-            waiting=machine.waiting,
-            in_flight=machine.in_flight,
-            endings=dict(machine.endings),
-            fallbacks=machine.fallbacks,
-            failed_predictions=machine.failed_predictions,
-        )
-
-    def close(self) -> None:
-        """Refuses all that waits and all that comes, and completes the log."""
-        self._machine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _machine(self) -> Machine:
+        return self._kept

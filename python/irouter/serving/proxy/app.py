@@ -12,7 +12,13 @@ from aiohttp import web
 
 from irouter._core import IrouterError
 from irouter.prediction import HistoryPredictor
-from irouter.serving.errors import ClosedError, DeadlineError, NoInstanceError, QueueFullError
+from irouter.serving.errors import (
+    ClosedError,
+    DeadlineError,
+    DisconnectedError,
+    NoInstanceError,
+    QueueFullError,
+)
 from irouter.serving.instances import LoadedProfile
 from irouter.serving.openai import CHAT, COMPLETIONS, error_body, parse
 from irouter.serving.proxy.forward import Errand, Forwarder
@@ -20,7 +26,7 @@ from irouter.serving.proxy.health import HealthKeeper
 from irouter.serving.proxy.journal import LOGGER, note
 from irouter.serving.proxy.keys import KeyRing
 from irouter.serving.proxy.metrics import ProxyMetrics
-from irouter.serving.router import Router
+from irouter.serving.proxy.routing import attended, make_router
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -45,6 +51,7 @@ _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
     QueueFullError: (429, "rate_limit_error"),
     NoInstanceError: (503, "overloaded_error"),
     ClosedError: (503, "overloaded_error"),
+    DisconnectedError: (503, "overloaded_error"),
     DeadlineError: (504, "timeout_error"),
 }
 
@@ -82,17 +89,7 @@ class Proxy:
         self._active = 0
         self._draining = False
         self._quiet = asyncio.Event()
-        self.router = Router(
-            config.instances,
-            config.policy,
-            predictor=predictor,
-            seed=config.seed,
-            max_hold_s=config.max_hold_s,
-            lease_ttl_s=config.lease_ttl_s,
-            max_waiting=config.max_waiting,
-            tenant_weights={key.name: key.weight for key in config.keys},
-            log=config.decision_log,
-        )
+        self.router = make_router(config, predictor)
         profiles = [LoadedProfile(profile) for profile in {instance.profile for instance in config.instances}]
         self._most_tokens = min(min(profile.max_model_len, profile.kv_tokens) for profile in profiles)
         self._metrics = ProxyMetrics(self.router)
@@ -104,7 +101,8 @@ class Proxy:
             self._session = session
             self._health = HealthKeeper(self.router, self._config, session)
             self._forwarder = Forwarder(self.router, self._config, session, self._health, self._metrics)
-            yield
+            with attended(self.router, self._config):
+                yield
             await self._health.close()
         self.router.close()
 

@@ -44,6 +44,7 @@ class ProxyConfig:
         keys: Keys that clients may use; none: no key is asked for.
         host: Address to listen on; beyond loopback there must be a key.
         port: Port; 0 for a free one.
+        reuse_port: Whether several processes may listen on the port, among which the kernel divides connections.
         policy: The policy.
         predictor: Folder of a trained predictor of output lengths; without it lengths are learned from what finishes.
         profile: Profile of instances that have none of their own.
@@ -60,10 +61,18 @@ class ProxyConfig:
         retry_delay_s: Mean of the random delay before that.
         failures_to_open: So many failures in a row take an instance out.
         open_s: It stays out for so long at least.
+        poll_s: Metrics of engines are read this often; never where it is 0. A daemon reads them itself.
+        shared_instances: Whether others send requests to the engines too, whom metrics then show.
+        redis: URL of the Redis through which routers of several hosts divide the engines; its password is in the
+            environment variable `IROUTER_REDIS_PASSWORD`. A daemon does that for its clients.
+        redis_group: Routers of one group share engines.
+        slots_per_instance: Most requests on an engine at a time, of all those routers; 0: as its profile has it.
         health_interval_s: How often its health is asked for.
         health_timeout_s: The longest that it may take to answer that.
         drain_s: After SIGTERM the requests in flight have so long to finish.
-        decision_log: Where to write the decision log; nowhere without it.
+        daemon: Socket of the `irouter daemon` that decides; without it this process does.
+        daemon_fallback: Whether this process decides while the daemon is away; else requests get status 503 then.
+        decision_log: Where to write the decision log; nowhere without it. A daemon's is written by the daemon.
         upstream_key: Key that engines are asked with; it is in no text of this object.
         log_requests: Whether every request is logged, not only what goes wrong.
         tls_certificate: File with the certificates, for https.
@@ -90,9 +99,17 @@ class ProxyConfig:
     retry_delay_s: float = 0.05
     failures_to_open: int = 3
     open_s: float = 10.0
+    poll_s: float = 0.0
+    redis: str | None = None
+    redis_group: str = "default"
+    slots_per_instance: int = 0
+    shared_instances: bool = False
     health_interval_s: float = 5.0
     health_timeout_s: float = 2.0
     drain_s: float = 30.0
+    daemon: str | None = None
+    daemon_fallback: bool = False
+    reuse_port: bool = False
     decision_log: str | None = None
     upstream_key: str | None = dataclasses.field(default=None, repr=False)
     log_requests: bool = False
@@ -131,6 +148,8 @@ _LEAST: Final = {
     "retries": 0,
     "retry_delay_s": 0,
     "drain_s": 0,
+    "poll_s": 0,
+    "slots_per_instance": 0,
     "failures_to_open": 1,
 }
 _POSITIVE: Final = (

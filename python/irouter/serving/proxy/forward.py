@@ -20,12 +20,12 @@ from irouter.serving.proxy.tokens import StreamCounter, TokenRatio, whole_number
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from irouter.serving.base_router import BaseRouter
     from irouter.serving.lease import Lease
     from irouter.serving.proxy.config import ProxyConfig
     from irouter.serving.proxy.health import HealthKeeper
     from irouter.serving.proxy.metrics import ProxyMetrics
     from irouter.serving.request import RequestFields
-    from irouter.serving.router import Router
 
 # Statuses with which an engine says that it cannot serve now, not that the request is wrong.
 _ENGINE_TROUBLE: Final = {500, 502, 503, 504}
@@ -95,7 +95,7 @@ class Forwarder:
 
     def __init__(
         self,
-        router: Router,
+        router: BaseRouter,
         config: ProxyConfig,
         session: aiohttp.ClientSession,
         health: HealthKeeper,

@@ -12,8 +12,8 @@ import aiohttp
 from irouter.serving.proxy.journal import note
 
 if TYPE_CHECKING:
+    from irouter.serving.base_router import BaseRouter
     from irouter.serving.proxy.config import ProxyConfig
-    from irouter.serving.router import Router
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,7 +29,7 @@ class HealthKeeper:
     on. One that comes back without any on it starts clean, since it may be another process by then.
     """
 
-    def __init__(self, router: Router, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
+    def __init__(self, router: BaseRouter, config: ProxyConfig, session: aiohttp.ClientSession) -> None:
         self._router = router
         self._config = config
         self._session = session
@@ -79,15 +79,6 @@ class HealthKeeper:
                 # Its requests may fail while it says that it is well: only they forgive themselves.
                 continue
             elif breaker.open_until_s <= time.monotonic():
-                self._take_back(url)
+                self._router.take_back_instance(url)
                 breaker.failures, breaker.open_until_s = 0, None
                 note("instance_back", instance=url)
-
-    def _take_back(self, url: str) -> None:
-        idle = any(entry.url == url and entry.in_flight == 0 for entry in self._router.instances)
-        if idle:
-            profiles = {instance.url: instance.profile for instance in self._config.instances}
-            self._router.remove_instance(url)
-            self._router.add_instance(url, profile=profiles[url])
-        else:
-            self._router.resume_instance(url)

@@ -1,0 +1,86 @@
+"""The router behind the proxy: of its own process, or the daemon that it shares with others."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irouter._core import IrouterError
+from irouter.serving.daemon import DaemonRouter
+from irouter.serving.poller import MetricsPoller
+from irouter.serving.replicas import Replica
+from irouter.serving.router import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from irouter.serving.base_router import BaseRouter
+    from irouter.serving.foresight import Predictor, PredictorFront
+    from irouter.serving.proxy.config import ProxyConfig
+
+
+def local_router(config: ProxyConfig, predictor: Predictor | PredictorFront | None) -> Router:
+    """A router of this process, as the settings say."""
+    return Router(
+        config.instances,
+        config.policy,
+        predictor=predictor,
+        seed=config.seed,
+        max_hold_s=config.max_hold_s,
+        lease_ttl_s=config.lease_ttl_s,
+        max_waiting=config.max_waiting,
+        shared_instances=config.shared_instances,
+        tenant_weights={key.name: key.weight for key in config.keys},
+        log=config.decision_log,
+    )
+
+
+@contextlib.contextmanager
+def attended(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
+    """Reads the metrics of the router's engines meanwhile, and divides them with other hosts, as the settings say.
+
+    A daemon does both once, for all its clients.
+    """
+    with contextlib.ExitStack() as stack:
+        if config.redis is not None and isinstance(router, Router):
+            replica = Replica(
+                router,
+                config.redis,
+                group=config.redis_group,
+                slots_per_instance=config.slots_per_instance or None,
+                password=os.environ.get("IROUTER_REDIS_PASSWORD"),
+            )
+            stack.enter_context(replica)
+        if config.poll_s > 0 and isinstance(router, Router):
+            key = config.upstream_key
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            poller = MetricsPoller(
+                router, interval_s=config.poll_s, timeout_s=config.health_timeout_s, headers=headers
+            )
+            stack.enter_context(poller)
+        yield
+
+
+def make_router(config: ProxyConfig, predictor: Predictor | PredictorFront) -> BaseRouter:
+    """The router that the settings ask for.
+
+    Raises:
+        DisconnectedError: When it is a daemon that is not there.
+        IrouterError: When the daemon does not know the instances of the settings.
+    """
+    if config.daemon is None:
+        return local_router(config, predictor)
+    # The log of the settings is the daemon's.
+    alone = dataclasses.replace(config, decision_log=None)
+    fallback = local_router(alone, predictor) if config.daemon_fallback else None
+    router = DaemonRouter(Path(config.daemon), predictor=predictor, fallback=fallback)
+    there = {instance.url for instance in router.instances if instance.status != "gone"}
+    missing = [instance.url for instance in config.instances if instance.url not in there]
+    if missing:
+        router.close()
+        known = ", ".join(sorted(there)) or "none"
+        raise IrouterError(f"the daemon has no instance {', '.join(missing)}, expected some of: {known}")
+    return router
