@@ -79,6 +79,7 @@ class LoadedProfile:
         max_model_len: Most tokens of prompt and output together.
         block_tokens: Tokens of a KV block.
         kv_tokens: Tokens that the KV cache holds.
+        has_prefix_cache: Whether it keeps prefixes.
     """
 
     def __init__(self, profile: str | Path) -> None:
@@ -88,6 +89,7 @@ class LoadedProfile:
         self.max_model_len: int = data["max_model_len"]
         self.block_tokens: int = data["kv"]["block_tokens"]
         self.kv_tokens: int = data["kv"]["blocks"] * self.block_tokens
+        self.has_prefix_cache: bool = data["kv"].get("prefix_cache", False)
 
 
 @dataclasses.dataclass(slots=True)
