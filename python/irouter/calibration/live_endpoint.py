@@ -117,17 +117,17 @@ class LiveEndpoint:
             raise IrouterError(
                 f"{url}: {type(error).__name__}: {error}, expected a list of models"
             ) from error
-        if self._model is None and len(cards) == 1:
-            self._model = next(iter(cards))
-        if self._model not in cards:
-            asked = "no model is named" if self._model is None else f"no model `{self._model}`"
-            raise IrouterError(f"{url}: {asked}, expected one of {', '.join(cards)}")
+        model = self._model or (next(iter(cards)) if len(cards) == 1 else None)
+        if model is None or model not in cards:
+            asked = "several models" if model is None else f"no model `{model}`"
+            raise IrouterError(f"{url}: {asked}, expected the name of one of {', '.join(cards)}")
+        self._model = model
         samples = await self._samples()
         cache = next((sample.labels for sample in samples if sample.name == "vllm:cache_config_info"), {})
         # vLLM on CPU counts the blocks of its only cache under the same name as those of a GPU.
         return EndpointFacts(
-            model=self._model,
-            max_model_len=cards[self._model].get("max_model_len"),
+            model=model,
+            max_model_len=cards[model].get("max_model_len"),
             block_tokens=_whole(cache.get("block_size")),
             kv_blocks=_whole(cache.get("num_gpu_blocks")),
             prefix_cache={"True": True, "False": False}.get(cache.get("enable_prefix_caching", "")),

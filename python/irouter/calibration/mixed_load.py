@@ -127,4 +127,4 @@ def replay(
 
 
 def _log_uniform(generator: random.Random, low: int, high: int) -> int:
-    return round(low * (high / low) ** generator.random())
+    return round(low * math.exp(generator.random() * math.log(high / low)))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from irouter._core import IrouterError
 from irouter.calibration.held_streams import WINDOW_STEPS, HeldStreams, MeasuredStep
@@ -14,7 +14,7 @@ from irouter.calibration.live_endpoint import TimedAnswer, now
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from irouter.calibration.live_endpoint import Endpoint
 
@@ -174,7 +174,7 @@ class Prober:
             asyncio.create_task(self._endpoint.complete(answer, self._prompts.of(context), output_tokens))
             for answer in held.answers
         }
-        begun = asyncio.gather(*(answer.started.wait() for answer in held.answers))
+        begun = asyncio.create_task(_all_begun(held.answers))
         try:
             await _first_of(begun, running, max(_LEAST_FILL_S, 4 * visit_s))
             if not begun.done():
@@ -207,12 +207,15 @@ class Prober:
         return max(_SMALLEST_PROMPT, int(min(tokens, most)))
 
 
-async def _first_of(
-    begun: asyncio.Future[list[Literal[True]]], running: set[asyncio.Task[None]], seconds: float
-) -> None:
+async def _all_begun(answers: Sequence[TimedAnswer]) -> None:
+    for answer in answers:
+        await answer.started.wait()
+
+
+async def _first_of(begun: asyncio.Task[None], running: set[asyncio.Task[None]], seconds: float) -> None:
     """Waits until all streams have begun, one fails, or the time is up."""
     deadline = now() + seconds
-    waited: set[asyncio.Task[None]] = set(running)
+    waited = set(running)
     while not begun.done() and now() < deadline:
         await asyncio.wait({begun, *waited}, timeout=deadline - now(), return_when=asyncio.FIRST_COMPLETED)
         for task in [task for task in waited if task.done()]:
