@@ -202,7 +202,7 @@ class _Asker:
                 raise IrouterError(f"{self._url}: status {response.status}: {text}")
             return dict(_figures(json.loads(body), self._url))
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise IrouterError(f"{self._url}: {error or type(error).__name__}") from error
+            raise IrouterError(f"{self._url}: {str(error) or type(error).__name__}") from error
 
     def close(self) -> None:
         """Ends every connection: its thread sees an error, its engine that nobody waits any more."""
