@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class EmulatedEndpoint:
         self._profile = profile
         self.prompt_tokens = 0
         self.foreign_tokens = 0
+        self.fails_from_s = math.inf
 
     async def facts(self) -> EndpointFacts:
         kv = self._profile["kv"]
@@ -53,6 +55,8 @@ class EmulatedEndpoint:
 
     async def complete(self, answer: TimedAnswer, prompt: str, output_tokens: int) -> None:
         await asyncio.sleep(self._delay_s)
+        if now() > self.fails_from_s:
+            raise IrouterError("status 500")
         tokens = len(prompt) // 4
         pieces = self._engine.generate(prompt_tokens=tokens, output_tokens=output_tokens, prompt_blocks=None)
         async with contextlib.aclosing(pieces):
@@ -66,13 +70,19 @@ class EmulatedEndpoint:
 
 
 def probe(
-    true: dict[str, Any], *, foreign_tokens: int = 0, noise: float = 0.0, **options: Any
+    true: dict[str, Any],
+    *,
+    foreign_tokens: int = 0,
+    noise: float = 0.0,
+    fails_from_s: float = math.inf,
+    **options: Any,
 ) -> Calibration:
     """A calibration of an engine like `true`, with only its scheduler known."""
     template = profiles.load(H100) | {"scheduler": true["scheduler"]}
 
     async def run() -> Calibration:
         endpoint = EmulatedEndpoint(true, step_noise=noise)
+        endpoint.fails_from_s = fails_from_s
         task = asyncio.create_task(
             calibrate_live(endpoint, ProbeOptions(template=template, name="mine", **options))
         )
@@ -161,6 +171,12 @@ def test_an_engine_that_takes_fewer_streams_than_it_should_is_an_error_that_says
     true = small(H100, max_num_seqs=4)
     with pytest.raises(IrouterError, match=r"^4 of 5 streams began, expected all: .*--max-num-seqs"):
         probe(true, seconds=20, max_num_seqs=8)
+
+
+@pytest.mark.parametrize("fails_from_s", [0.0, 2.0, 6.0, 12.0, 18.0])
+def test_an_engine_that_fails_in_the_middle_is_an_error_that_says_so(fails_from_s: float) -> None:
+    with pytest.raises(IrouterError, match=r"^status 500$"):
+        probe(small(H100, max_num_seqs=4), seconds=20, fails_from_s=fails_from_s)
 
 
 def test_too_little_time_is_an_error_that_says_so() -> None:

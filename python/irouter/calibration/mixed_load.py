@@ -64,6 +64,9 @@ async def run_mixed_load(
         seconds: How long requests are sent; those under way end after it.
         step_s: Time of a step of a full batch, by which outputs are short enough.
         round_trip_s: What the connection adds to each request.
+
+    Raises:
+        IrouterError: When a request fails.
     """
     started = now()
     clients = max(1, min(_MOST_CLIENTS, limits.sequences // 2))
@@ -88,9 +91,7 @@ async def run_mixed_load(
                 )
             )
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(client())
+    await asyncio.gather(*(client() for _ in range(clients)))
     return sorted(requests, key=lambda request: request.arrival_s)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from irouter import _core
 from irouter._core import IrouterError
 from irouter.calibration.fit import Calibration, Quantity
+from irouter.calibration.held_streams import MeasuredStep
 from irouter.calibration.live_endpoint import LiveEndpoint
 from irouter.calibration.mixed_load import replay, run_mixed_load
 from irouter.calibration.probes import EngineLimits, Prober, Prompts
@@ -21,7 +22,6 @@ from irouter.calibration.probes import EngineLimits, Prober, Prompts
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from irouter.calibration.held_streams import MeasuredStep
     from irouter.calibration.live_endpoint import Endpoint, EndpointFacts
     from irouter.calibration.mixed_load import LoadRequest
 
@@ -182,8 +182,11 @@ def _fit(
     template: Mapping[str, Any], steps: Sequence[MeasuredStep], options: ProbeOptions, facts: EndpointFacts
 ) -> dict[str, Any]:
     columns: dict[str, Any] = {
-        field.name: np.array([getattr(step, field.name) for step in steps])
-        for field in dataclasses.fields(steps[0])
+        field.name: np.array(
+            [getattr(step, field.name) for step in steps],
+            dtype=np.float64 if field.name == "duration_ms" else np.int64,
+        )
+        for field in dataclasses.fields(MeasuredStep)
     }
     try:
         return _core.fit_step_log(

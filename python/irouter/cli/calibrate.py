@@ -70,7 +70,9 @@ def calibrate(
             "--html", help="Write the plot here; beside the profile without it.", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of the held-out quarter.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the held-out quarter, and of what a probe sends.")
+    ] = 0,
     seconds: Annotated[
         float, typer.Option(help="How long to probe, about.", rich_help_panel=_PROBING)
     ] = 120.0,
