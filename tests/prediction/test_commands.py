@@ -30,6 +30,8 @@ class Engine(BaseHTTPRequestHandler):
 
     asked: list[str]
     fails_after: int
+    refused: str | None
+    hangs: threading.Event | None
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -37,6 +39,12 @@ class Engine(BaseHTTPRequestHandler):
         type(self).asked.append(prompt)
         if len(type(self).asked) > type(self).fails_after:
             self.send_error(503, "too many")
+            return
+        if prompt == self.refused:
+            self.send_error(400, "too long")
+            return
+        if self.hangs is not None and len(prompt) == 1:
+            self.hangs.wait()
             return
         tokens = min(len(prompt), body["max_tokens"])
         answer = {
@@ -54,8 +62,11 @@ class Engine(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def engine(*, fails_after: int = 10**9) -> Iterator[tuple[str, type[Engine]]]:
-    handler = type("Fresh", (Engine,), {"asked": [], "fails_after": fails_after})
+def engine(
+    *, fails_after: int = 10**9, refused: str | None = None, hangs: threading.Event | None = None
+) -> Iterator[tuple[str, type[Engine]]]:
+    fresh = {"asked": [], "fails_after": fails_after, "refused": refused, "hangs": hangs}
+    handler = type("Fresh", (Engine,), fresh)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -176,6 +187,42 @@ def test_label_records_real_lengths_and_goes_on_where_it_was_broken_off(
     assert log.output_tokens.tolist() == [min(length, 20) for length in lengths]
     assert log.cut.tolist() == [length > 20 for length in lengths]
     assert set(log.requests.tasks) == {"letters"}
+
+
+def test_label_goes_on_after_a_prompt_that_fails_and_asks_for_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, out_file = tmp_path / "prompts.jsonl", tmp_path / "log.jsonl"
+    pl.DataFrame([{"prompt": "x" * (1 + number)} for number in range(20)]).write_ndjson(prompts)
+    arguments = ("predictor", "label", "--prompts", prompts, "--model", "m", "--out", out_file)
+    with engine(refused="xxxxx") as (url, _):
+        assert run(*arguments, "--url", url) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "19 rows added\n"
+    assert "warning: 1 rows failed" in printed.err
+    assert "row 5: " in printed.err
+    assert "status 400" in printed.err
+    with engine() as (url, handler):
+        assert run(*arguments, "--url", url) == 0
+        assert handler.asked == ["xxxxx"]
+    assert len(prediction.read_log(out_file)) == 20
+
+
+@pytest.mark.timeout(60)
+def test_label_that_ends_gives_up_what_is_under_way(tmp_path: Path) -> None:
+    prompts, out_file = tmp_path / "prompts.jsonl", tmp_path / "log.jsonl"
+    pl.DataFrame([{"prompt": "x" * (1 + number)} for number in range(40)]).write_ndjson(prompts)
+    released = threading.Event()
+    before = set(threading.enumerate())
+    with engine(fails_after=20, hangs=released) as (url, _):
+        arguments = ("--prompts", prompts, "--url", url, "--model", "m", "--out", out_file)
+        assert run("predictor", "label", *arguments, "--concurrency", "2") == 2
+        # The thread whose answer never comes would keep the command from ending.
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith("ThreadPoolExecutor"):
+                thread.join(timeout=10)
+                assert not thread.is_alive()
+        released.set()
 
 
 def test_a_log_of_other_prompts_is_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,13 +35,15 @@ class Quantity:
         unit: Its unit.
         measured: As measured.
         predicted: As predicted.
-        held_out_error_percent: Mean absolute error on the rows that the fit did not see.
+        held_out: Which rows the fit did not see.
+        held_out_error_percent: Mean absolute error on those.
     """
 
     name: str
     unit: str
     measured: NDArray[np.float64]
     predicted: NDArray[np.float64]
+    held_out: NDArray[np.bool_]
     held_out_error_percent: float
 
 
@@ -51,13 +53,13 @@ class Calibration:
 
     Attributes:
         profile: The profile.
-        held_out: Which rows of the log the fit did not see.
         quantities: What was predicted.
+        doubts: Why it is not to be trusted, a sentence each; empty where nothing is known against it.
     """
 
     profile: Mapping[str, Any]
-    held_out: NDArray[np.bool_]
     quantities: Sequence[Quantity]
+    doubts: Sequence[str] = ()
 
     def write_profile(self, path: str | Path) -> None:
         """Writes the profile as JSON, for `profile="path.json"`."""
@@ -106,8 +108,8 @@ def calibrate_steps(
         **counts,
     )
     error = fit["held_out_error_percent"]
-    quantity = Quantity("step", "ms", measured, fit["predicted_ms"], error)
-    return Calibration(json.loads(fit["profile"]), fit["held_out"], [quantity])
+    quantity = Quantity("step", "ms", measured, fit["predicted_ms"], fit["held_out"], error)
+    return Calibration(json.loads(fit["profile"]), [quantity])
 
 
 def calibrate_requests(log: str | Path, *, template: str | Path, name: str, seed: int = 0) -> Calibration:
@@ -182,10 +184,14 @@ def calibrate_times(
         last_token_s=last_token_s,
         seed=seed,
     )
-    e2e_error, ttft_error = fit["held_out_e2e_error_percent"], fit["held_out_ttft_error_percent"]
-    e2e = Quantity("E2E", "s", last_token_s - arrival_s, fit["predicted_last_s"] - arrival_s, e2e_error)
-    ttft = Quantity("TTFT", "s", first_token_s - arrival_s, fit["predicted_first_s"] - arrival_s, ttft_error)
-    return Calibration(json.loads(fit["profile"]), fit["held_out"], [e2e, ttft])
+    quantities = [
+        Quantity(name, "s", measured - arrival_s, fit[predicted] - arrival_s, fit["held_out"], fit[error])
+        for name, measured, predicted, error in (
+            ("E2E", last_token_s, "predicted_last_s", "held_out_e2e_error_percent"),
+            ("TTFT", first_token_s, "predicted_first_s", "held_out_ttft_error_percent"),
+        )
+    ]
+    return Calibration(json.loads(fit["profile"]), quantities)
 
 
 def _template(name: str | Path) -> str:

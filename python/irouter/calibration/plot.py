@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -25,8 +26,8 @@ def page(calibration: Calibration) -> str:
     figure = make_subplots(cols=len(quantities), subplot_titles=titles)
     for column, quantity in enumerate(quantities, start=1):
         for label, rows, colour in (
-            ("fitted", ~calibration.held_out, _SEEN),
-            ("held out", calibration.held_out, _HELD_OUT),
+            ("fitted", ~quantity.held_out, _SEEN),
+            ("held out", quantity.held_out, _HELD_OUT),
         ):
             trace = go.Scattergl(
                 x=quantity.measured[rows].tolist(),
@@ -34,7 +35,7 @@ def page(calibration: Calibration) -> str:
                 mode="markers",
                 name=label,
                 legendgroup=label,
-                showlegend=column == 1,
+                showlegend=column == 1 and bool(rows.any()),
                 marker={"color": colour, "size": 5, "opacity": 0.6},
                 hovertemplate=f"measured %{{x:.3g}}, predicted %{{y:.3g}} {quantity.unit}<extra></extra>",
             )
@@ -46,11 +47,16 @@ def page(calibration: Calibration) -> str:
         figure.add_trace(line, row=1, col=column)
         figure.update_xaxes(title=f"measured ({quantity.unit})", **LOGARITHMIC, row=1, col=column)
         figure.update_yaxes(title=f"predicted ({quantity.unit})", **LOGARITHMIC, row=1, col=column)
+    title = f"{calibration.profile['name']}: {calibration.profile['source']['data']}"
+    doubts = "".join(
+        f"<br><sup>not to be trusted: {html.escape(doubt)}</sup>" for doubt in calibration.doubts
+    )
     figure.update_layout(
-        title=f"{calibration.profile['name']}: {calibration.profile['source']['data']}",
+        title=title + doubts,
+        margin={"t": 100 + 20 * len(calibration.doubts)},
         template="plotly_white",
         width=640 * len(quantities),
         height=620,
     )
-    html: str = figure.to_html(full_html=True, include_plotlyjs=True, div_id="calibration")
-    return html
+    text: str = figure.to_html(full_html=True, include_plotlyjs=True, div_id="calibration")
+    return text

@@ -10,7 +10,7 @@ import typer
 from irouter import prediction
 from irouter._core import IrouterError
 from irouter.cli import options
-from irouter.cli.console import out, plain_table, progress, written
+from irouter.cli.console import err, out, plain_table, progress, written
 from irouter.prediction.benchmark import measure
 from irouter.prediction.encoder_training import DEFAULT_ENCODER, EncoderOptions
 from irouter.prediction.labelling import Endpoint
@@ -193,11 +193,14 @@ def label(
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 1024,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of sampling.")] = 0.7,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=1.0, help="Seconds that one answer may take.")
+    ] = 600.0,
     key_variable: Annotated[
         str, typer.Option("--api-key-env", help="Environment variable with the endpoint's key.")
     ] = "OPENAI_API_KEY",
 ) -> None:
-    """Send prompts to a served model and record how long its answers are. What is broken off goes on."""
+    """Send prompts to a served model and record how long its answers are. What is broken off or failed goes on."""
     if out_file.suffix != ".jsonl":
         raise IrouterError(f"--out {out_file}: expected a file that ends in .jsonl")
     options.need_folders(out_file)
@@ -208,10 +211,19 @@ def label(
         temperature=temperature,
         api_key=os.environ.get(key_variable),
         concurrency=concurrency,
+        timeout_s=timeout_s,
     )
     with progress("labelling") as report:
-        added = label_prompts(prompts, out_file, endpoint, progress=report)
-    out.print(f"{added:,} rows added", highlight=False)
+        labelled = label_prompts(prompts, out_file, endpoint, progress=report)
+    out.print(f"{labelled.added:,} rows added", highlight=False)
+    if labelled.failures:
+        err.print(
+            f"warning: {len(labelled.failures):,} rows failed and are asked for again by the next run; "
+            f"the last one: {labelled.failures[-1]}",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     written("log", out_file)
 
 

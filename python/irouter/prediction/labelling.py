@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import http.client
 import json
-import urllib.error
-import urllib.request
+import socket
+import threading
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -15,11 +18,13 @@ from irouter._tables import read_table
 from irouter.prediction.requests import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _KEPT: Final = ("task", "app", "group", "split")
 _ERROR_CHARACTERS: Final = 300
+# An endpoint that fails so often in a row is gone; single requests may fail.
+_MOST_FAILURES_IN_A_ROW: Final = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +58,31 @@ class Endpoint:
                 raise IrouterError(f"`{name}` is {getattr(self, name)}, expected at least 1")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Labelled:
+    """What a run of labelling did.
+
+    Attributes:
+        added: Rows that it added.
+        failures: What went wrong with each row that failed; the next run asks for those again.
+    """
+
+    added: int
+    failures: Sequence[str]
+
+
 def label(
     prompts_file: Path,
     out_file: Path,
     endpoint: Endpoint,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> int:
+) -> Labelled:
     """Sends every prompt of a file to an endpoint, and writes a log with the lengths of its answers.
 
     The log is JSONL, a row per answer as it comes. Rows that it has from an earlier run are not asked for again, so
-    that what was broken off goes on.
+    that what was broken off goes on. A request that fails is left out, and the others go on. However it ends, requests
+    that are under way are given up at once.
 
     Args:
         prompts_file: JSONL, Parquet or CSV with `prompt` and, where there are any, `task`, `app`, `group` and `split`.
@@ -72,11 +91,11 @@ def label(
         progress: Called as `progress(done, total)`.
 
     Returns:
-        Rows that were added.
+        What was added, and what failed.
 
     Raises:
-        IrouterError: For a file without prompts, a log that is of other prompts, or an endpoint that does not answer as
-            it should; rows that came before are kept.
+        IrouterError: For a file without prompts, a log that is of other prompts, or an endpoint that fails ten times in
+            a row; rows that came before are kept.
     """
     frame = read_table(prompts_file, purpose="reading prompts")
     if "prompt" not in frame.columns:
@@ -89,14 +108,24 @@ def label(
     todo = [number for number in range(len(rows)) if number not in done]
     for number in todo:
         readable(rows[number]["prompt"], f"{prompts_file.name}: row {number + 1}: `prompt`")
-    added = 0
+    added, in_a_row = 0, 0
+    failures: list[str] = []
+    asker = _Asker(endpoint)
     pool = concurrent.futures.ThreadPoolExecutor(endpoint.concurrency)
     try:
         with out_file.open("a", encoding="utf-8") as log:
-            futures = {pool.submit(_ask, endpoint, rows[number]["prompt"]): number for number in todo}
+            futures = {pool.submit(asker.ask, rows[number]["prompt"]): number for number in todo}
             for future in concurrent.futures.as_completed(futures):
                 number = futures[future]
-                row = {**rows[number], **future.result(), "row": number}
+                try:
+                    row = {**rows[number], **future.result(), "row": number}
+                except IrouterError as error:
+                    failures.append(f"row {number + 1}: {error}")
+                    in_a_row += 1
+                    if in_a_row >= min(_MOST_FAILURES_IN_A_ROW, len(todo)):
+                        raise
+                    continue
+                in_a_row = 0
                 log.write(json.dumps(row, ensure_ascii=False) + "\n")
                 log.flush()
                 added += 1
@@ -104,7 +133,8 @@ def label(
                     progress(len(done) + added, len(rows))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return added
+        asker.close()
+    return Labelled(added, failures)
 
 
 def _labelled(out_file: Path, rows: list[dict[str, Any]]) -> set[int]:
@@ -138,28 +168,73 @@ def _labelled(out_file: Path, rows: list[dict[str, Any]]) -> set[int]:
     return done
 
 
-def _ask(endpoint: Endpoint, prompt: str) -> dict[str, Any]:
-    """Length and end of one answer."""
-    content = {
-        "model": endpoint.model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": endpoint.max_tokens,
-        "temperature": endpoint.temperature,
-    }
-    headers = {"Content-Type": "application/json"}
-    if endpoint.api_key is not None:
-        headers["Authorization"] = f"Bearer {endpoint.api_key}"
-    url = f"{endpoint.url.rstrip('/')}/chat/completions"
-    request = urllib.request.Request(url, json.dumps(content).encode(), headers)  # noqa: S310 - http or https, see Endpoint
-    try:
-        with urllib.request.urlopen(request, timeout=endpoint.timeout_s) as response:  # noqa: S310 - as above
-            answer = json.load(response)
-    except urllib.error.HTTPError as error:
-        text = error.read().decode("utf-8", errors="replace")[:_ERROR_CHARACTERS]
-        raise IrouterError(f"{url}: status {error.code}: {text}") from error
-    except (OSError, ValueError) as error:
-        raise IrouterError(f"{url}: {error}") from error
-    return dict(_figures(answer, url))
+class _Asker:
+    """Asks for answers in many threads; closing it ends the connections of all."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._url = f"{endpoint.url.rstrip('/')}/chat/completions"
+        self._lock = threading.Lock()
+        self._open: set[http.client.HTTPConnection] = set()
+        self._is_closed = False
+
+    def ask(self, prompt: str) -> dict[str, Any]:
+        """Length and end of one answer.
+
+        Raises:
+            IrouterError: When there is none.
+        """
+        content = {
+            "model": self._endpoint.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": self._endpoint.max_tokens,
+            "temperature": self._endpoint.temperature,
+        }
+        try:
+            with self._connection() as connection:
+                connection.request(
+                    "POST", urlsplit(self._url).path, json.dumps(content), headers=self._headers()
+                )
+                response = connection.getresponse()
+                body = response.read()
+            if response.status != HTTPStatus.OK:
+                text = body.decode("utf-8", errors="replace")[:_ERROR_CHARACTERS]
+                raise IrouterError(f"{self._url}: status {response.status}: {text}")
+            return dict(_figures(json.loads(body), self._url))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise IrouterError(f"{self._url}: {str(error) or type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Ends every connection: its thread sees an error, its engine that nobody waits any more."""
+        with self._lock:
+            self._is_closed = True
+            for connection in self._open:
+                if connection.sock is not None:
+                    with contextlib.suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[http.client.HTTPConnection]:
+        parts = urlsplit(self._url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.netloc, timeout=self._endpoint.timeout_s)
+        connection.connect()
+        with self._lock:
+            if self._is_closed:
+                connection.close()
+                raise ConnectionAbortedError("closed")
+            self._open.add(connection)
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+
+    def _headers(self) -> dict[str, str]:
+        key = self._endpoint.api_key
+        authorisation = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return {"Content-Type": "application/json", **authorisation}
 
 
 def _figures(answer: Mapping[str, Any], url: str) -> Iterator[tuple[str, Any]]:

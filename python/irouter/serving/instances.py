@@ -84,6 +84,7 @@ class LoadedProfile:
         max_num_seqs: Most requests that run at once.
         block_tokens: Tokens of a KV block.
         kv_tokens: Tokens that the KV cache holds.
+        has_prefix_cache: Whether it keeps prefixes.
     """
 
     def __init__(self, profile: str | Path | dict[str, Any]) -> None:
@@ -99,6 +100,7 @@ class LoadedProfile:
         self.max_num_seqs: int = data["scheduler"]["max_num_seqs"]
         self.block_tokens: int = data["kv"]["block_tokens"]
         self.kv_tokens: int = data["kv"]["blocks"] * self.block_tokens
+        self.has_prefix_cache: bool = data["kv"].get("prefix_cache", False)
 
 
 @dataclasses.dataclass(slots=True)

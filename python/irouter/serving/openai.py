@@ -28,6 +28,7 @@ class ApiRequest:
         max_tokens: Most tokens of the answer, where it says so.
         stream: Whether the answer comes in pieces.
         include_usage: Whether the last piece is to have the usage.
+        continuous_usage: Whether each piece is to have the usage so far, an option of vLLM's.
     """
 
     body: dict[str, Any]
@@ -38,6 +39,7 @@ class ApiRequest:
     max_tokens: int | None
     stream: bool
     include_usage: bool
+    continuous_usage: bool
 
 
 def parse(path: str, raw: bytes) -> ApiRequest:
@@ -64,6 +66,7 @@ def read(path: str, body: dict[str, Any]) -> ApiRequest:
     chat = path == CHAT
     prompts, token_count = (_messages(body), None) if chat else _prompts(body)
     options = body.get("stream_options")
+    options = options if isinstance(options, dict) else {}
     max_tokens = body.get("max_tokens")
     if chat and body.get("max_completion_tokens") is not None:
         max_tokens = body["max_completion_tokens"]
@@ -82,7 +85,8 @@ def read(path: str, body: dict[str, Any]) -> ApiRequest:
         token_count=token_count,
         max_tokens=max_tokens,
         stream=bool(body.get("stream")),
-        include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        include_usage=bool(options.get("include_usage")),
+        continuous_usage=bool(options.get("continuous_usage_stats")),
     )
 
 

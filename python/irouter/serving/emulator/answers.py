@@ -99,12 +99,13 @@ class Answer:
             for number in range(start, end)
         )
 
-    def usage(self, cached_tokens: int | None) -> dict[str, Any]:
-        """Tokens of prompt and answer; those of the prefix cache where they are asked for."""
+    def usage(self, cached_tokens: int | None, produced: int | None = None) -> dict[str, Any]:
+        """Tokens of prompt and answer, all or so far; those of the prefix cache where they are asked for."""
+        output_tokens = self._output_tokens if produced is None else produced
         usage: dict[str, Any] = {
             "prompt_tokens": self._prompt_tokens,
-            "total_tokens": self._prompt_tokens + self._output_tokens,
-            "completion_tokens": self._output_tokens,
+            "total_tokens": self._prompt_tokens + output_tokens,
+            "completion_tokens": output_tokens,
         }
         if cached_tokens is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": cached_tokens}
@@ -126,7 +127,8 @@ class Answer:
         content: dict[str, Any] = {"delta": {**role, "content": text}} if self._chat else {"text": text}
         finish = self._finish if end == self._output_tokens else None
         choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
-        return _event(self._envelope([choice], piece=True))
+        usage = {"usage": self.usage(None, end)} if self._request.continuous_usage else {}
+        return _event(self._envelope([choice], piece=True) | usage)
 
     def last(self, cached_tokens: int | None) -> bytes:
         """What follows the last token: the usage, where it was asked for, and the end."""

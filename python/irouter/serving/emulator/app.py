@@ -101,7 +101,7 @@ class _Emulator:
             step_noise=settings.step_noise,
             chunk_tokens=settings.chunk_tokens,
         )
-        self._metrics = EngineMetrics(self._engine, settings.model or settings.profile.name)
+        self._metrics = EngineMetrics(self._engine, settings.profile, settings.model or settings.profile.name)
 
     async def health(self, _request: web.Request) -> web.Response:
         return web.Response()

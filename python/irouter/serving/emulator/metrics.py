@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 if TYPE_CHECKING:
     from irouter.serving.emulator.realtime import RealTimeEngine
+    from irouter.serving.instances import LoadedProfile
 
 
 class EngineMetrics:
     """What vLLM's `/metrics` has, of an emulated engine."""
 
-    def __init__(self, engine: RealTimeEngine, model: str) -> None:
+    def __init__(self, engine: RealTimeEngine, profile: LoadedProfile, model: str) -> None:
         self._engine = engine
         self._registry = CollectorRegistry()
         label = {"model_name": model}
@@ -32,6 +33,12 @@ class EngineMetrics:
         self._kv_usage = gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.")
         self._kv_usage_before = gauge("vllm:gpu_cache_usage_perc", "The same under its name before vLLM v1.")
         self._preemptions = gauge("vllm:num_preemptions", "Preemptions.")
+        cache = {
+            "block_size": str(profile.block_tokens),
+            "num_gpu_blocks": str(profile.kv_tokens // profile.block_tokens),
+            "enable_prefix_caching": str(profile.has_prefix_cache),
+        }
+        Info("vllm:cache_config", "What the KV cache is.", registry=self._registry).info(cache)
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts.")
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens produced.")
         self.successes = counter("vllm:request_success", "Requests answered in full.")

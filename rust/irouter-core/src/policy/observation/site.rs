@@ -34,6 +34,7 @@ pub(super) struct Site {
 }
 
 /// The latency impact of a placement.
+#[expect(clippy::struct_field_names, reason = "the unit")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
     pub(super) ttft_seconds: f32,
