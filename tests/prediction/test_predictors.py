@@ -170,7 +170,7 @@ def test_an_archive_of_pickles_is_not_loaded(folders: dict[str, Path], tmp_path:
     shutil.copytree(folders["tfidf"], folder)
     np.savez(folder / "weights.npz", idf=np.array([{"an": "object"}], dtype=object))
     prediction.read_card(folders["tfidf"]).write(folder)
-    with pytest.raises(IrouterError, match="not the files of a `tfidf` predictor: ValueError"):
+    with pytest.raises(IrouterError, match="not the files of the predictor `tfidf`: ValueError"):
         prediction.load(folder)
 
 
