@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from irouter._core import IrouterError
 from irouter._names import unknown
 from irouter.prediction.artefact import (
@@ -19,7 +21,7 @@ from irouter.prediction.artefact import (
     need_empty,
     outcomes,
 )
-from irouter.prediction.calibration import Calibration
+from irouter.prediction.calibration import Calibration, strata_weights
 from irouter.prediction.card import CARD, Card, read_card
 from irouter.prediction.history import HistoryPredictor
 from irouter.prediction.log import SPLITS
@@ -118,7 +120,12 @@ def _write_card(
     predictor = TrainedPredictor(backend_class(backend).load(folder, card), card)
     validation = outcomes(predictor, parts["val"])
     levels = validation.lengths.levels_of(validation.tokens.astype(float))
-    card = dataclasses.replace(card, calibration=Calibration.fit(levels, validation.cut).levels)
+    weights = strata_weights(
+        validation.tokens,
+        np.concatenate([parts["train"].output_tokens, validation.tokens]),
+        np.concatenate([parts["train"].cut, validation.cut]),
+    )
+    card = dataclasses.replace(card, calibration=Calibration.fit(levels, validation.cut, weights).levels)
     judged = outcomes(TrainedPredictor(predictor.backend, card), parts["test"])
     confusion = {"edges": list(edges), "counts": judged.confusion(edges).tolist()}
     dataclasses.replace(card, metrics=judged.metrics().to_data(), confusion=confusion).write(folder)
