@@ -2,8 +2,9 @@
 
 python tools/predictor_latency.py FOLDER --encoder FOLDER_OR_NAME
 
-FOLDER is a predictor with the back-end `encoder`. Both sides tokenise the same way and take turns, call by call. Needs
-the extra `[train]`.
+FOLDER is a predictor with the back-end `encoder`. Both sides tokenise the same way and take turns, call by call. Times
+are processor time of one thread, which is what one free core takes, whatever else the machine does. Needs the extra
+`[train]`.
 """
 
 from __future__ import annotations
@@ -60,17 +61,18 @@ def main() -> None:
         "--repeats", type=int, default=15, help="calls of each kind; a fifth as many of batches"
     )
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="prompts per call")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="tokens per prompt")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bins = Bins.from_data(prediction.read_card(arguments.folder).options["bins"])
-    inputs = EncoderInputs(arguments.folder / TOKENIZER, max_tokens=max(SIZES))
+    inputs = EncoderInputs(arguments.folder / TOKENIZER, max_tokens=max(arguments.sizes))
     runs = {"torch": plain_torch(arguments.encoder, inputs, bins)}
     for precision, file in PRECISIONS.items():
         if (arguments.folder / file).exists():
             runs[precision] = EncoderPredictor(arguments.folder / file, inputs, bins).logits
     print(f"| tokens | batch | {' | '.join(f'{name}, ms' for name in runs)} | torch / fastest |")
     print("|---|---|" + "---|" * (len(runs) + 1))
-    for size in SIZES:
+    for size in arguments.sizes:
         for batch in arguments.batches:
             repeats = arguments.repeats if batch == 1 else max(3, arguments.repeats // 5)
             seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -78,9 +80,9 @@ def main() -> None:
                 # Two special tokens stand around the words.
                 requests = requests_of(size - 2, batch, seed=turn)
                 for name, run in runs.items():
-                    start = time.perf_counter()
+                    start = time.process_time()
                     run(requests)
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(time.process_time() - start)
             medians = {name: 1000 * float(np.median(values[1:])) for name, values in seconds.items()}
             fastest = min(value for name, value in medians.items() if name != "torch")
             cells = " | ".join(f"{value:.1f}" for value in medians.values())

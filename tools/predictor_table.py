@@ -2,26 +2,23 @@
 
 python tools/predictor_table.py --sets FOLDER --work FOLDER --encoder FOLDER_OR_NAME
 
-What is in the folder of work from an earlier run is not trained again. The encoder needs the extra `[train]`; without
-`--encoder` it is left out, but for those that are there.
+What is in the folder of work from an earlier run is not trained again. Needs the extra `[train]`; without `--encoder`
+encoders are left out, but for those that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from irouter import _core, prediction
+from irouter import prediction
 from irouter.prediction.encoder_training import EncoderOptions
-from irouter.prediction.metrics import quantile_edges
-from irouter.prediction.requests import Requests, estimated_tokens
+from irouter.prediction.requests import estimated_tokens
+from predictor_baselines import by_key, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from irouter.prediction import Outcomes, RequestLog
 
@@ -41,31 +38,12 @@ COLUMNS: Final = {
     "recall_heavy": "heavy found",
 }
 _SHARES: Final = ("coverage_80", "accuracy_5", "accuracy_paper", "recall_heavy")
-# A group of fewer rows says nothing of its lengths.
-_FEWEST: Final = 20
-
-
-def by_key(log: RequestLog, key: Callable[[Requests, int], Hashable]) -> Outcomes:
-    """The baseline that tells each test row the lengths of the training rows with the same key."""
-    train, test = log.part("train", "val"), log.part("test")
-    levels = np.asarray(prediction.LENGTH_LEVELS)
-    keys = [key(train.requests, row) for row in range(len(train))]
-    found = {}
-    for name in {*keys}:
-        rows = np.flatnonzero([other == name for other in keys])
-        if len(rows) >= _FEWEST:
-            found[name] = _core.censored_quantiles(train.output_tokens[rows], train.cut[rows], levels)
-    everyone = _core.censored_quantiles(train.output_tokens, train.cut, levels)
-    quantiles = np.stack([found.get(key(test.requests, row), everyone) for row in range(len(test))])
-    lengths = prediction.LengthDistribution(quantiles)
-    edges = quantile_edges(train.output_tokens, train.cut)
-    return prediction.Outcomes(lengths, test.output_tokens, test.cut, edges)
-
-
-def without_tasks(log: RequestLog) -> RequestLog:
-    """The log of somebody who knows no tasks."""
-    requests = Requests(log.requests.prompts, (None,) * len(log), log.requests.apps)
-    return dataclasses.replace(log, requests=requests)
+# How a predictor learns of tasks: what `train` is told, whether it sees the log's, whether it is asked with them.
+TASKS: Final = {
+    "": ("log", True, True),
+    ", no task": ("log", False, False),
+    ", task found": ("predict", True, False),
+}
 
 
 def rows_of(
@@ -79,18 +57,32 @@ def rows_of(
         "prompt length alone",
         by_key(log, lambda requests, row: estimated_tokens(requests.prompts[row]).bit_length()),
     )
-    logs = {"": log, ", no task": without_tasks(log)} if log.is_task_known else {"": log}
     for backend in ("history", "tfidf", "encoder"):
-        for suffix, known in logs.items():
+        if backend == "encoder" and options is not None:
+            yield (
+                "frozen encoder",
+                frozen(log, options.model, options.max_tokens, work / f"{name}-frozen.npz"),
+            )
+        for suffix, (tasks, is_seen, is_asked) in TASKS.items():
+            if suffix and not log.is_task_known:
+                continue
             folder = work / f"{name}-{backend}{suffix.replace(', ', '-').replace(' ', '-')}"
             if not folder.exists():
-                if backend == "encoder" and (options is None or suffix):
+                if backend == "encoder" and (options is None or tasks == "predict"):
                     continue
-                prediction.train(known, folder, backend=backend, encoder=options)
+                seen = log if is_seen else log.without_tasks()
+                prediction.train(seen, folder, backend=backend, tasks=tasks, encoder=options)
             trained = prediction.load(folder)
-            training = trained.card.options.get("training")
-            how = f" (epochs {training['epochs']}, tokens {training['max_tokens']})" if training else ""
-            yield f"`{backend}`{suffix}{how}", prediction.outcomes(trained, known.part("test"))
+            asked = (log if is_asked else log.without_tasks()).part("test")
+            yield f"`{backend}`{suffix}{_how(trained)}", prediction.outcomes(trained, asked)
+
+
+def _how(trained: prediction.TrainedPredictor) -> str:
+    """How an encoder was trained, or how often a classifier of tasks is right."""
+    training, tasks = trained.card.options.get("training"), trained.card.tasks
+    if training:
+        return f" (epochs {training['epochs']}, tokens {training['max_tokens']})"
+    return f" ({tasks['accuracy']:.1%} right)" if tasks else ""
 
 
 def table(found: Sequence[tuple[str, Outcomes]], groups: Any) -> Iterator[str]:
@@ -121,11 +113,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where predictors are kept")
     parser.add_argument("--encoder", help="encoder to fine-tune: a name, or a folder")
     parser.add_argument("--epochs", type=int, default=EncoderOptions().epochs)
+    parser.add_argument("--bfloat16", action="store_true", help="fine-tune in 16 bits")
+    parser.add_argument("--threads", type=int, default=0, help="threads of fine-tuning")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     options = None
     if arguments.encoder is not None:
-        options = EncoderOptions(model=arguments.encoder, epochs=arguments.epochs)
+        options = EncoderOptions(
+            model=arguments.encoder,
+            epochs=arguments.epochs,
+            bfloat16=arguments.bfloat16,
+            threads=arguments.threads,
+        )
     parts = []
     for name, title in SETS.items():
         path = arguments.sets / f"{name}.parquet"

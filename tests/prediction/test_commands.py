@@ -1,6 +1,7 @@
 """Commands of predictors, the pages and files that they write, and predictors in the simulator."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,14 +122,37 @@ def test_bench_times_every_size_and_batch(folders: dict[str, Path], tmp_path: Pa
 
 @pytest.fixture
 def places(log_file: Path, folders: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    files = {
+        "EMPTY": b"",
+        "COLUMNS": b"prompts,output_tokens\na,1\n",
+        "BYTES": b"prompt,output_tokens\nab\xff\xfe,5\n",
+        "LONG": b"prompt,output_tokens\n" + b"x" * 1_000_000 + b",5\n",
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.csv").write_bytes(content)
+    older = tmp_path / "older"
+    shutil.copytree(folders["tfidf"], older)
+    card = json.loads((older / "card.json").read_text())
+    (older / "card.json").write_text(json.dumps(card | {"format_version": 0}))
     new = {"NEW": tmp_path / "new", "NEW.jsonl": tmp_path / "new.jsonl"}
-    return {"LOG": log_file, "FOLDER": folders["tfidf"], **new}
+    bad = {name: tmp_path / f"{name}.csv" for name in files}
+    return {"LOG": log_file, "FOLDER": folders["tfidf"], "OLDER": older, **new, **bad}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("train", "--data", "LOG", "--backend", "forest", "--out", "NEW"), "unknown back-end `forest`"),
+        (("eval", "OLDER", "--data", "LOG"), "`format_version` is 0, expected 1: train it anew"),
+        (("bench", "OLDER"), "`format_version` is 0, expected 1"),
+        (("train", "--data", "EMPTY", "--out", "NEW"), "EMPTY.csv"),
+        (("train", "--data", "COLUMNS", "--out", "NEW"), "no column `prompt`; did you mean `prompts`"),
+        (("train", "--data", "BYTES", "--out", "NEW"), "BYTES.csv"),
+        (
+            ("eval", "FOLDER", "--data", "LONG"),
+            "row 1: `prompt` has 1,000,000 bytes, expected at most 999,999",
+        ),
+        (("train", "--data", "LOG", "--tasks", "guess", "--out", "NEW"), "tasks `guess`, expected `log`"),
         (("eval", "NEW", "--data", "LOG"), "no predictor, expected a folder with card.json"),
         (("eval", "FOLDER", "--data", "NEW"), "expected a file that ends in"),
         (("eval", "FOLDER", "--data", "LOG", "--split", "dev"), "no row is of the split dev"),

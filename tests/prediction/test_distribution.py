@@ -10,6 +10,7 @@ from irouter import _core
 from irouter._core import IrouterError
 from irouter.prediction import LENGTH_LEVELS, Calibration, LengthDistribution, Outcomes, group_bootstrap
 from irouter.prediction.bins import Bins
+from irouter.prediction.calibration import strata_weights
 from irouter.prediction.drift import DriftCorrection, scores
 from irouter.prediction.metrics import kendall_tau, quantile_edges
 
@@ -46,16 +47,39 @@ def test_bad_quantiles_are_refused() -> None:
 
 def test_a_calibration_makes_quantiles_hold_and_takes_cuts_into_account() -> None:
     generator = np.random.default_rng(1)
-    told = log_normal(np.full(4000, 200.0), 0.3)
-    true = 260.0 * np.exp(0.7 * generator.standard_normal(4000))
-    limit = generator.choice([150.0, 1e9], size=4000)
-    for seen, cut in ((true, np.zeros(4000, dtype=bool)), (np.minimum(true, limit), true > limit)):
-        calibration = Calibration.fit(told.levels_of(seen)[:2000], cut[:2000])
+    told = log_normal(np.full(20_000, 200.0), 0.3)
+    true = 260.0 * np.exp(0.7 * generator.standard_normal(20_000))
+    limit = generator.choice([150.0, 1e9], size=20_000)
+    for seen, cut in ((true, np.zeros(20_000, dtype=bool)), (np.minimum(true, limit), true > limit)):
+        calibration = Calibration.fit(told.levels_of(seen)[:10_000], cut[:10_000])
         fixed = calibration.apply(told)
         for level in (1, 3, 5, 7, 9):
-            below = (true[2000:] <= fixed.quantiles[2000:, level]).mean()
+            below = (true[10_000:] <= fixed.quantiles[10_000:, level]).mean()
             assert below == pytest.approx(LENGTH_LEVELS[level], abs=0.05)
     assert Calibration().apply(told).quantiles == pytest.approx(told.quantiles)
+
+
+def test_outcomes_that_are_easier_than_usual_by_chance_do_not_narrow_quantiles() -> None:
+    generator = np.random.default_rng(4)
+    told = log_normal(np.full(9000, 200.0), 0.7)
+    true = 200.0 * np.exp(0.7 * generator.standard_normal(9000))
+    tokens, whole = np.maximum(1, true.round()).astype(np.int64), np.zeros(9000, dtype=bool)
+    # Of those to calibrate on, half of the longest tenth are missing.
+    few = np.flatnonzero((tokens < 490) | (generator.random(9000) < 0.5))[:900]
+    levels = told[:900].levels_of(true[few])
+    weights = strata_weights(tokens[few], tokens, whole)
+    assert weights @ (tokens[few] >= 490) / weights.sum() == pytest.approx((tokens >= 490).mean(), abs=0.01)
+    naive, fixed = (Calibration.fit(levels, whole[:900], some) for some in (None, weights))
+    off = [abs(found.levels[LENGTH_LEVELS.index(0.9)] - 0.9) for found in (naive, fixed)]
+    assert off[1] < 0.015 < off[0]
+
+
+def test_few_outcomes_hardly_move_a_predictor_and_many_do() -> None:
+    always = np.full(5000, 0.3)
+    moved = [Calibration.fit(always[:rows], np.zeros(rows, dtype=bool)).levels for rows in (20, 5000)]
+    upper = LENGTH_LEVELS.index(0.9)
+    assert moved[0][upper] == pytest.approx(0.9, abs=0.01)
+    assert moved[1][upper] < 0.4
 
 
 def test_a_drift_correction_follows_where_a_calibration_cannot() -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,9 @@ from irouter import prediction
 from irouter._core import IrouterError
 from irouter._extras import MissingExtraError
 from irouter.prediction import LENGTH_LEVELS
+from irouter.prediction.bins import Bins
+from irouter.prediction.encoder import EncoderPredictor
+from irouter.prediction.encoder_inputs import EncoderInputs
 
 BACKENDS = ("history", "tfidf")
 
@@ -170,7 +174,7 @@ def test_an_archive_of_pickles_is_not_loaded(folders: dict[str, Path], tmp_path:
     shutil.copytree(folders["tfidf"], folder)
     np.savez(folder / "weights.npz", idf=np.array([{"an": "object"}], dtype=object))
     prediction.read_card(folders["tfidf"]).write(folder)
-    with pytest.raises(IrouterError, match="not the files of a `tfidf` predictor: ValueError"):
+    with pytest.raises(IrouterError, match="not the files of the predictor `tfidf`: ValueError"):
         prediction.load(folder)
 
 
@@ -211,6 +215,18 @@ def test_training_an_encoder_without_its_extra_says_what_to_install(
     assert not any(tmp_path.iterdir())
 
 
+def test_running_an_encoder_without_its_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnxruntime", "tokenizers"):
+        monkeypatch.setitem(sys.modules, package, None)
+    install = r'run pip install "irouter-llm\[predict\]"'
+    with pytest.raises(MissingExtraError, match=f"`tokenizers`: {install}"):
+        EncoderInputs(tmp_path / "tokenizer.json", max_tokens=16)
+    with pytest.raises(MissingExtraError, match=f"`onnxruntime`: {install}"):
+        EncoderPredictor(tmp_path / "model.onnx", cast("EncoderInputs", None), Bins(np.arange(41.0)))
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -243,6 +259,17 @@ def test_invalid_utf8_in_a_log_is_an_error(tmp_path: Path) -> None:
     for name in ("log.csv", "log.jsonl"):
         with pytest.raises(IrouterError, match=name):
             prediction.read_log(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_a_log_without_a_byte_or_a_row_is_an_error(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"")
+    with pytest.raises(IrouterError, match=name.replace(".", r"\.")):
+        prediction.read_log(path)
+    (tmp_path / "log.csv").write_bytes(b"prompt,output_tokens\n")
+    with pytest.raises(IrouterError, match="the log has no requests"):
+        prediction.read_log(tmp_path / "log.csv")
 
 
 def test_splits_never_part_a_group(tmp_path: Path) -> None:

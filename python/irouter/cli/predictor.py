@@ -9,6 +9,7 @@ import typer
 
 from irouter import prediction
 from irouter._core import IrouterError
+from irouter._extras import require
 from irouter.cli import options
 from irouter.cli.console import err, out, plain_table, progress, written
 from irouter.prediction.benchmark import measure
@@ -22,6 +23,8 @@ EXAMPLES = """[bold]Examples[/bold]
 irouter predictor train --data requests.jsonl --backend tfidf --out lengths
 
 irouter predictor eval lengths --data later.jsonl --html lengths.html
+
+irouter predictor serve lengths --port 8090
 
 irouter predictor label --prompts prompts.jsonl --url http://localhost:8000/v1 --model my-model --out requests.jsonl
 """
@@ -51,6 +54,14 @@ def train(
         Path, typer.Option("--out", help="Write the predictor to this new folder.", show_default=False)
     ],
     backend: Annotated[str, typer.Option(help="history, tfidf or encoder.")] = "tfidf",
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="log: tasks as the log names them. predict: a classifier learns them there and names them from then "
+            "on. DIR: the classifier of an earlier predictor names them.",
+            metavar="log|predict|DIR",
+        ),
+    ] = "log",
     encoder: Annotated[
         str, typer.Option(help="Hugging Face encoder to fine-tune: a name, or a folder.")
     ] = DEFAULT_ENCODER,
@@ -64,6 +75,13 @@ def train(
     learning_rate: Annotated[
         float, typer.Option(help="Learning rate of an encoder.")
     ] = EncoderOptions().learning_rate,
+    bfloat16: Annotated[
+        bool,
+        typer.Option(
+            "--bfloat16",
+            help="Fine-tune in 16 bits: twice as fast where the processor has AVX512-BF16 or AMX.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of fine-tuning.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads of fine-tuning; 0 leaves them to torch.")] = 0,
     licence: Annotated[
@@ -76,15 +94,22 @@ def train(
         epochs=epochs,
         max_tokens=max_tokens,
         learning_rate=learning_rate,
+        bfloat16=bfloat16,
         seed=seed,
         threads=threads,
     )
     log = prediction.read_log(data)
     with progress("training") as report:
         trained = prediction.train(
-            log, out_folder, backend=backend, encoder=settings, licence=licence, progress=report
+            log, out_folder, backend=backend, tasks=tasks, encoder=settings, licence=licence, progress=report
         )
     _print_metrics(f"{backend} on {log.name}, rows held out", trained.card.metrics)
+    found = trained.card.tasks
+    if found and found["accuracy"] is not None:
+        out.print(
+            f"tasks: {found['accuracy']:.1%} of {found['rows']:,} named right ({found['majority']:.1%} by guessing)",
+            highlight=False,
+        )
     written("predictor", out_folder)
 
 
@@ -169,6 +194,34 @@ def bench(
             f"{timing.tokens}", f"{timing.batch}", f"{timing.median_ms:.2f}", f"{timing.p99_ms:.2f}"
         )
     out.print(table)
+
+
+@app.command()
+def serve(
+    folder: _Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 for a free one.")] = 8090,
+    budget_ms: Annotated[
+        float, typer.Option(help="Milliseconds that a prompt waits for the model, then its fallback answers.")
+    ] = prediction.ServiceOptions().budget_ms,
+    precision: _Precision = None,
+) -> None:
+    """Answer POST /predict on this machine, for a router of your own (docs/learned-predictors.md)."""
+    require("aiohttp", extra="serve", purpose="irouter predictor serve")
+    from irouter.serving.http_server import run, serve_app  # noqa: PLC0415 - needs the extra
+    from irouter.serving.predict import PREDICT, predict_app  # noqa: PLC0415 - needs the extra
+
+    limits = prediction.ServiceOptions(budget_ms=budget_ms)
+    trained = _load(folder, precision)
+
+    def ready(url: str) -> None:
+        out.print(f"{trained.card.backend} at {url}{PREDICT}", highlight=False, soft_wrap=True)
+
+    with prediction.PredictorService(trained, options=limits) as front:
+
+        async def main() -> None:
+            await serve_app(predict_app(front), host="127.0.0.1", port=port, ready=ready)
+
+        run(main())
 
 
 @app.command()

@@ -4,7 +4,7 @@ Importing this imports NumPy and the compiled core, nothing heavier.
 """
 
 from irouter.prediction.answers import Answer, Counts, ServiceOptions
-from irouter.prediction.artefact import BACKENDS, TrainedPredictor, export, load, outcomes, train
+from irouter.prediction.artefact import BACKENDS, TrainedPredictor, export, load, outcomes
 from irouter.prediction.calibration import Calibration
 from irouter.prediction.card import Card, read_card
 from irouter.prediction.distribution import LENGTH_LEVELS, PAPER_EDGES, LengthDistribution
@@ -14,6 +14,8 @@ from irouter.prediction.metrics import Metrics, Outcomes, group_bootstrap
 from irouter.prediction.monitor import Monitor, Quality
 from irouter.prediction.predictor import LearningPredictor, LengthPredictor
 from irouter.prediction.service import PredictorService
+from irouter.prediction.tasks import TaskClassifier
+from irouter.prediction.training import train
 
 __all__ = [
     "BACKENDS",
@@ -34,6 +36,7 @@ __all__ = [
     "Quality",
     "RequestLog",
     "ServiceOptions",
+    "TaskClassifier",
     "TrainedPredictor",
     "export",
     "group_bootstrap",

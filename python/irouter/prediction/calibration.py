@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
     from irouter.prediction.distribution import LengthDistribution
 
-# Levels are counted in these steps, so that they can be ranked like lengths.
-_STEPS: Final = 1_000_000
 _EXTREME: Final = 0.9995
 # Levels between two of ours may not fall together: a distribution needs some width.
 _LEAST_WIDTH: Final = 1e-4
+# A predictor that was trained by its likelihood knows something of its own levels: as much as so many outcomes would
+# tell. Coverage of thirteen predictors of three logs was off by 3.6 points (root mean square) with strata alone, by 3.4
+# with 400, and by 4.5 with neither.
+_OWN_OUTCOMES: Final = 400.0
+_OWN_LEVELS: Final = 100
+_STRATA: Final = 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class Calibration:
     the predictor's at the `q`-quantile of `U` (quantile recalibration: Kuleshov, Fenner and Ermon, 2018). Lengths that
     a limit cut are known to lie at a level of at least theirs, which the product-limit estimate takes into account.
 
+    A few hundred outcomes are of easier or harder requests than usual, by chance. Two things keep that out: outcomes
+    are weighted so that their lengths are spread as those of all rows (:func:`strata_weights`), and the predictor's own
+    levels count as much as 400 outcomes.
+
     Attributes:
         levels: A level of the predictor for each of `LENGTH_LEVELS`.
     """
@@ -37,23 +45,57 @@ class Calibration:
     levels: tuple[float, ...] = LENGTH_LEVELS
 
     @classmethod
-    def fit(cls, levels: NDArray[np.float64], cut: NDArray[np.bool_]) -> Calibration:
+    def fit(
+        cls, levels: NDArray[np.float64], cut: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
+    ) -> Calibration:
         """Learns from outcomes.
 
         Args:
             levels: Level of each true length in its prediction, 0 to 1.
             cut: Whether a limit cut it.
-
-        Raises:
-            IrouterError: Without any outcome.
+            weights: How much each counts; without it all count 1.
         """
-        steps = np.round(levels * _STEPS).astype(np.int64)
-        found = _core.censored_quantiles(steps, cut, np.asarray(LENGTH_LEVELS)) / _STEPS
+        own = (np.arange(_OWN_LEVELS) + 0.5) / _OWN_LEVELS
+        outcomes = np.ones(len(levels)) if weights is None else weights
+        found = _product_limit_quantiles(
+            np.concatenate([levels, own]),
+            np.concatenate([cut, np.zeros(_OWN_LEVELS, dtype=bool)]),
+            np.concatenate([outcomes, np.full(_OWN_LEVELS, _OWN_OUTCOMES / _OWN_LEVELS)]),
+        )
         return cls(_separate(found))
 
     def apply(self, lengths: LengthDistribution) -> LengthDistribution:
         """The calibrated distributions."""
         return lengths.at_levels(np.asarray(self.levels))
+
+
+def strata_weights(
+    tokens: NDArray[np.int64], all_tokens: NDArray[np.int64], all_cut: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Weights under which some lengths are spread over ten strata as all are (post-stratification).
+
+    Args:
+        tokens: The lengths to weigh.
+        all_tokens: Lengths of a larger sample, in which these may be.
+        all_cut: Whether a limit cut them. What is cut counts at the length at which it was.
+    """
+    inner = np.arange(1, _STRATA) / _STRATA
+    edges = _core.censored_quantiles(all_tokens, all_cut, inner)
+    own, everyone = (np.searchsorted(edges, some, side="right") for some in (tokens, all_tokens))
+    shares = [np.bincount(strata, minlength=_STRATA) / len(strata) for strata in (own, everyone)]
+    weights: NDArray[np.float64] = shares[1][own] / shares[0][own]
+    return weights
+
+
+def _product_limit_quantiles(
+    values: NDArray[np.float64], cut: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Quantiles at `LENGTH_LEVELS` of weighted values, of which the cut ones are bounds (Kaplan and Meier, 1958)."""
+    order = np.lexsort((cut, values))
+    ended = np.where(cut[order], 0.0, weights[order])
+    at_risk = np.cumsum(weights[order][::-1])[::-1]
+    below = 1.0 - np.cumprod(1.0 - ended / at_risk)
+    return np.interp(LENGTH_LEVELS, below, values[order])
 
 
 def _separate(levels: NDArray[np.float64]) -> tuple[float, ...]:

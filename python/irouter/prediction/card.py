@@ -36,6 +36,8 @@ class Card:
         metrics: Figures on rows that it never saw.
         confusion: Requests by bucket that came, then by likeliest bucket, on the same rows, with the buckets' `edges`.
         options: How it was trained, and what its back-end needs to be loaded.
+        tasks: Of a classifier of tasks in the folder: `names`, `rows` that it was judged on, `accuracy`, `majority`
+            and `counts` (:meth:`irouter.prediction.TaskClassifier.judged`). Empty without one.
         files: SHA-256 of every other file of the folder, by name.
         irouter_version: Version of the package that wrote it.
     """
@@ -48,6 +50,7 @@ class Card:
     metrics: Mapping[str, Any]
     confusion: Mapping[str, Any]
     options: Mapping[str, Any]
+    tasks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     irouter_version: str = _core.VERSION
 

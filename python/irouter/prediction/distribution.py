@@ -70,6 +70,15 @@ class LengthDistribution:
         return _core.expected_lengths(self.quantiles)
 
     @property
+    def expected_output_tokens(self) -> list[int]:
+        """Expected length of each request as a whole number of tokens, of at least 1.
+
+        The form in which Dynamo takes a prediction: `expected_output_tokens` in a request of its `SelectionService`,
+        `nvext.agent_hints.osl` over HTTP.
+        """
+        return [max(1, round(length)) for length in self.expected.tolist()]
+
+    @property
     def median(self) -> NDArray[np.float64]:
         """Length of each request in tokens that is exceeded half of the time."""
         return self.quantiles[:, _MEDIAN]

@@ -30,12 +30,17 @@ class LengthNetwork(nn.Module):  # type: ignore[misc]  # torch is not in every e
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, form: torch.Tensor
     ) -> torch.Tensor:
         """Logits `[request, bin]`."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        pooled = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        pooled = mean_state(self.encoder, input_ids, attention_mask)
         shape = (form - self.form_mean) / self.form_scale
         logits: torch.Tensor = self.head(torch.cat([self.dropout(pooled), shape], dim=1))
         return logits
+
+
+def mean_state(encoder: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the last hidden states `[request, feature]` over the tokens of each request."""
+    states: torch.Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    mask = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
 
 def censored_loss(logits: torch.Tensor, possible: torch.Tensor, *, ranked: float) -> torch.Tensor:

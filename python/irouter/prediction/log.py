@@ -71,6 +71,14 @@ class RequestLog:
         columns = {field: getattr(self, field)[rows] for field in ("output_tokens", "cut", "groups", "split")}
         return dataclasses.replace(self, requests=requests, **columns)
 
+    def with_requests(self, requests: Requests) -> RequestLog:
+        """The log with other requests in their place, such as ones whose tasks are named."""
+        return dataclasses.replace(self, requests=requests)
+
+    def without_tasks(self) -> RequestLog:
+        """The log of somebody who knows no tasks."""
+        return self.with_requests(dataclasses.replace(self.requests, tasks=(None,) * len(self)))
+
     @property
     def is_task_known(self) -> bool:
         """Whether rows name more than one task."""

@@ -72,6 +72,8 @@ def _sections(card: Card, log: RequestLog, outcomes: Outcomes) -> Iterator[str]:
     text = f"Five buckets of about equal shares in training, which begin at 0, {edges} tokens: likeliest and actual."
     yield section("Confusion by task", text, plot("confusion", _confusions(log, outcomes)))
     yield section("By task", "", _by_task(log, outcomes))
+    if card.tasks:
+        yield section("Tasks told apart", _told_apart(card), plot("tasks", _tasks_confusion(card)))
     yield section(
         "How lengths that were cut count",
         "",
@@ -141,23 +143,47 @@ def _confusions(log: RequestLog, outcomes: Outcomes) -> Figure:
     starts = ["0", *(f"{edge:,}" for edge in outcomes.edges)]
     for number, rows in enumerate(tasks.values()):
         counts = outcomes.rows(rows).confusion(outcomes.edges)
-        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        heat = go.Heatmap(
-            z=share.round(3).tolist(),
-            x=starts,
-            y=starts,
-            text=counts.tolist(),
-            texttemplate="%{text}",
-            colorscale=[[0, "#f6f8fa"], [0.6, "#8fb8de"], [1, "#0b2e59"]],
-            zmin=0,
-            zmax=1,
-            showscale=False,
-            hovertemplate="actual from %{y}, predicted from %{x}: %{text} requests<extra></extra>",
-        )
+        heat = _heat(counts, starts, "actual from %{y}, predicted from %{x}: %{text} requests")
         figure.add_trace(heat, row=number // columns + 1, col=number % columns + 1)
     figure.update_xaxes(type="category", title="predicted, from")
     figure.update_yaxes(type="category", title="actual, from")
     return styled(figure, height=90 + 300 * lines, left=80)
+
+
+def _told_apart(card: Card) -> str:
+    if card.tasks["accuracy"] is None:
+        return "Requests that name no task get the likeliest. Nobody has judged how often that is right."
+    return (
+        f"Requests that name no task get the likeliest: right for {card.tasks['accuracy']:.1%} of "
+        f"{card.tasks['rows']:,} requests held out, where guessing the most frequent is for "
+        f"{card.tasks['majority']:.1%}."
+    )
+
+
+def _tasks_confusion(card: Card) -> Figure:
+    names = list(card.tasks["names"])
+    counts = np.asarray(card.tasks["counts"])
+    figure = go.Figure(_heat(counts, names, "actual %{y}, found %{x}: %{text} requests"))
+    figure.update_xaxes(type="category", title="task found")
+    figure.update_yaxes(type="category", title="task named")
+    return styled(figure, height=160 + 40 * len(names), left=160)
+
+
+def _heat(counts: NDArray[np.int64], names: list[str], hover: str) -> Figure:
+    """Counts by what came and what was found, each row coloured by its shares."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return go.Heatmap(
+        z=share.round(3).tolist(),
+        x=names,
+        y=names,
+        text=counts.tolist(),
+        texttemplate="%{text}",
+        colorscale=[[0, "#f6f8fa"], [0.6, "#8fb8de"], [1, "#0b2e59"]],
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        hovertemplate=f"{hover}<extra></extra>",
+    )
 
 
 def _by_task(log: RequestLog, outcomes: Outcomes) -> str:

@@ -21,6 +21,7 @@ from irouter.serving.errors import (
 )
 from irouter.serving.instances import LoadedProfile
 from irouter.serving.openai import CHAT, COMPLETIONS, error_body, parse
+from irouter.serving.predict import PREDICT, predict_route
 from irouter.serving.proxy.forward import Errand, Forwarder
 from irouter.serving.proxy.health import HealthKeeper
 from irouter.serving.proxy.journal import LOGGER, note
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PASSED_THROUGH: Final = ("/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize")
-_ENDPOINTS: Final = {CHAT, COMPLETIONS, *_PASSED_THROUGH, "/v1/models", "/health", "/metrics"}
+_ENDPOINTS: Final = {CHAT, COMPLETIONS, *_PASSED_THROUGH, PREDICT, "/v1/models", "/health", "/metrics"}
 _RETRY_AFTER_S: Final = 1
 # A client that takes longer to send its request than this keeps a place for nothing.
 _BODY_TIMEOUT_S: Final = 30.0
@@ -65,13 +66,15 @@ def make_app(
         config: What it does.
         predictor: Asked for output lengths; without it they are learned from requests that finish.
     """
-    proxy = Proxy(config, HistoryPredictor() if predictor is None else predictor)
+    predictor = HistoryPredictor() if predictor is None else predictor
+    proxy = Proxy(config, predictor)
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[proxy.admit])
     app.cleanup_ctx.append(proxy.lifetime)
     app.add_routes([web.post(path, proxy.generate) for path in (COMPLETIONS, CHAT)])
     app.add_routes([web.post(path, proxy.pass_through) for path in _PASSED_THROUGH])
     app.add_routes(
         [
+            predict_route(predictor),
             web.get("/v1/models", proxy.models),
             web.get("/health", proxy.health),
             web.get("/metrics", proxy.page),
@@ -137,7 +140,7 @@ class Proxy:
                     self._quiet.set()
                 seconds = time.monotonic() - started
                 self._metrics.answered(endpoint, code)
-                if request.method == "POST":
+                if request.method == "POST" and request.path != PREDICT:
                     self._metrics.end_to_end_s.observe(seconds)
                 if self._config.log_requests:
                     note(
