@@ -146,6 +146,10 @@ bench: $(VENV)/.dev build-release ## Benchmarks: speed and memory in Rust, then 
 	cargo bench --locked -p irouter-bench
 	$(BIN)/pytest benches/python --benchmark-enable --benchmark-only
 
+.PHONY: bench-decision
+bench-decision: $(VENV)/.dev build-release .venv-dynamo/.installed ## Time of a decision beside NVIDIA Dynamo's selection service
+	$(BIN)/python benches/python/decision_against_dynamo.py --dynamo-python .venv-dynamo/bin/python
+
 .PHONY: bench-dynamo
 bench-dynamo: $(VENV)/.dev build-release .venv-dynamo/.installed ## Simulation speed beside NVIDIA Dynamo's offline replay
 	$(BIN)/python benches/python/against_dynamo.py --dynamo-python .venv-dynamo/bin/python
