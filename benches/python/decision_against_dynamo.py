@@ -2,9 +2,9 @@
 
     make bench-decision
 
-Dynamo (`ai-dynamo-runtime`) runs in a virtual environment of its own; the two take turns. Both choose among instances with 32
-requests each and reserve what they chose, by hashes of 512-token blocks made beforehand, and are told of the first token, of 50
-progress reports and of the end. Both keep every prompt that went out in their prefix index.
+Dynamo (`ai-dynamo-runtime`) runs in a virtual environment of its own; the two take turns. Both choose among instances
+with 32 requests each and reserve what they chose, by hashes of 512-token blocks made beforehand, and are told of the
+first token, of 50 progress reports and of the end. Both keep every prompt that went out in their prefix index.
 """
 
 from __future__ import annotations

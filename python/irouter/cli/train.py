@@ -128,6 +128,14 @@ def train(
             help="What P99 TTFT counts beside the objective, from 0.", rich_help_panel="Search", min=0.0
         ),
     ] = 0.0,
+    loss_weight: Annotated[
+        float,
+        typer.Option(
+            help="What a figure above the reference's counts more, from 0.",
+            rich_help_panel="Search",
+            min=0.0,
+        ),
+    ] = 0.0,
     slo_ttft: options.SloTtft = None,
     slo_tpot: options.SloTpot = None,
     hidden: Annotated[
@@ -196,6 +204,7 @@ def train(
         "tail_limit": tail_limit,
         "miss_weight": miss_weight,
         "start_weight": start_weight,
+        "loss_weight": loss_weight,
         "slo": slo or None,
         "loads": options.loads(loads) if loads else None,
         "generations": generations,

@@ -42,7 +42,8 @@ _FIGURES: Final[Mapping[Goal, tuple[str, ...]]] = {
 class Objective:
     """What a search minimises; 0 is the reference.
 
-        log(figure) + 2 max(0, log(tail / tail_limit)) + miss_weight log(misses) + start_weight log(P99 TTFT)
+        log(figure) + loss_weight max(0, log(figure)) + 2 max(0, log(tail / tail_limit))
+            + miss_weight log(misses) + start_weight log(P99 TTFT)
 
     All are ratios of sums over windows to the reference's. The figure is mean E2E, mean TTFT, or the misses: the share
     of requests that miss the SLO, plus 0.02. The tail is P99 E2E; for mean TTFT the worse of P99 E2E and P99 TTFT.
@@ -52,6 +53,7 @@ class Objective:
         tail_limit: Ratio of the tail up to which it costs nothing.
         miss_weight: What the misses count beside the goal, zero or more.
         start_weight: What P99 TTFT counts beside the goal, zero or more.
+        loss_weight: What a figure above the reference's counts more, zero or more.
         reference: The policy that ratios are against.
     """
 
@@ -59,6 +61,7 @@ class Objective:
     tail_limit: float = 1.0
     miss_weight: float = 0.0
     start_weight: float = 0.0
+    loss_weight: float = 0.0
     reference: str = REFERENCE
 
     def __post_init__(self) -> None:
@@ -71,7 +74,8 @@ class Objective:
             raise IrouterError(f"goal `{self.goal}`: expected one of {', '.join(GOALS)}")
         if not 0.0 < self.tail_limit < math.inf:
             raise IrouterError(f"tail_limit {self.tail_limit}: expected a positive ratio")
-        for name, weight in (("miss_weight", self.miss_weight), ("start_weight", self.start_weight)):
+        for name in ("miss_weight", "start_weight", "loss_weight"):
+            weight = getattr(self, name)
             if not 0.0 <= weight < math.inf:
                 raise IrouterError(f"{name} {weight}: expected a number, zero or more")
 
@@ -109,5 +113,6 @@ class Objective:
             misses, start, figure = logs[:, :3].T
             over = np.maximum(logs[:, 3:].max(axis=1) - math.log(self.tail_limit), 0.0)
             beside = self.miss_weight * misses + self.start_weight * start
+            beside += self.loss_weight * np.maximum(figure, 0.0)
             found[policy] = figure + _TAIL_WEIGHT * over + beside
         return found

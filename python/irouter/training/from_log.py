@@ -83,6 +83,7 @@ def train_from_log(
     tail_limit: float = 1.0,
     miss_weight: float = 0.0,
     start_weight: float = 0.0,
+    loss_weight: float = 0.0,
     slo: Mapping[str, float] | None = None,
     minutes: float | None = None,
     generations: int | None = None,
@@ -116,6 +117,7 @@ def train_from_log(
         tail_limit: Ratio of the tail up to which it costs nothing.
         miss_weight: What the requests that miss the SLO count beside the goal.
         start_weight: What P99 TTFT counts beside the goal.
+        loss_weight: What a figure above round robin's counts more.
         slo: What goodput counts, `ttft_s` and `tpot_s` in seconds.
         minutes: Budget in minutes, all of it together; 10 unless there are `generations`.
         generations: The most generations of the search, 16 candidates each.
@@ -130,7 +132,7 @@ def train_from_log(
         MissingExtraError: Without the extra `[train]`.
     """
     began = time.monotonic()
-    objective = Objective(goal, tail_limit, miss_weight, start_weight)
+    objective = Objective(goal, tail_limit, miss_weight, start_weight, loss_weight)
     replaced = _replaced(out)
     fleet_log = read_fleet_log(log, drop_empty=drop_empty)
     count = instances or fleet_log.instances
@@ -168,6 +170,7 @@ def train_from_log(
         "tail_limit": tail_limit,
         "miss_weight": miss_weight,
         "start_weight": start_weight,
+        "loss_weight": loss_weight,
         "log": log.name,
         "log_sha256": hashlib.sha256(log.read_bytes()).hexdigest(),
         "profile": found_profile.profile,

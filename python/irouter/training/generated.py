@@ -59,6 +59,7 @@ def train(
     tail_limit: float = 1.0,
     miss_weight: float = 0.0,
     start_weight: float = 0.0,
+    loss_weight: float = 0.0,
     slo: Mapping[str, float] | None = None,
     loads: Sequence[float] | None = None,
     hidden: Sequence[int] = (),
@@ -87,6 +88,7 @@ def train(
         tail_limit: Ratio of the tail up to which it costs nothing.
         miss_weight: What the requests that miss the SLO count beside the goal.
         start_weight: What P99 TTFT counts beside the goal.
+        loss_weight: What a figure above `least_work`'s counts more.
         slo: What goodput counts, `ttft_s` and `tpot_s` in seconds, in place of the workloads' own.
         loads: Shares of saturation of the scenarios; as they stand without.
         hidden: Sizes of hidden layers: none for a linear score.
@@ -104,7 +106,9 @@ def train(
         IrouterError: For an unknown goal or scenario, or a journal of another search.
         MissingExtraError: Without the extra `[train]`.
     """
-    objective = Objective(goal, tail_limit, miss_weight, start_weight, workloads.BASELINE)
+    objective = Objective(
+        goal, tail_limit, miss_weight, start_weight, loss_weight, reference=workloads.BASELINE
+    )
     if generations is None and minutes is None:
         generations = GENERATIONS
     first = dict(start) if start is not None else weights.start(hidden, seed)
@@ -126,6 +130,7 @@ def train(
         "tail_limit": tail_limit,
         "miss_weight": miss_weight,
         "start_weight": start_weight,
+        "loss_weight": loss_weight,
         "scenarios": [str(scenario) for scenario in scenarios],
         "loads": list(loads) if loads is not None else None,
         "shapes": {name: list(first[name].shape) for name in sorted(first)},

@@ -85,6 +85,7 @@ _SPREAD: Final[Mapping[str, float]] = {
     "slowness": 0.1,
     "inflicted_over_least": 0.5,
     "e2e_over_least": 0.5,
+    "stall_over_least": 0.2,
     "start_squared": 0.5,
 }
 # Features whose spread is not named differ by about 1 between pairs.

@@ -35,7 +35,7 @@ INSTANCES: Final = (2, 4, 8)
 SLOTS: Final = (16, 32, 64, 128, 256)
 """Batch slots of an instance."""
 
-LOADS: Final = (0.4, 1.6)
+LOADS: Final = (0.4, 1.4)
 """Range of loads trained on, as a share of saturation."""
 
 TRAINING_SEED: Final = 1 << 21

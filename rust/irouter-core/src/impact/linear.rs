@@ -58,6 +58,8 @@ pub(crate) struct Load {
     queued_prefill_tokens: f64,
     /// Mean over the requests of what they are expected to still produce.
     remaining_tokens: f64,
+    /// Whether a prompt is there that no step has begun to compute.
+    prompt_next: bool,
 }
 
 /// A placement in seconds.
@@ -67,6 +69,8 @@ pub(crate) struct Seconds {
     pub(crate) e2e: f64,
     /// The delay of each of the requests there.
     pub(crate) inflicted_each: f64,
+    /// The part of it that is due to a step of its own.
+    pub(crate) step_each: f64,
 }
 
 /// The penalties of a placement, from -1, the worst.
@@ -145,8 +149,8 @@ impl Linear {
     /// ```
     ///
     /// with `s` the decode step of an empty batch and `r` the mean output that the requests there are expected to still
-    /// produce; `f`: a step without tokens where prompts have steps of their own, which inflicts nothing when a prompt is
-    /// queued whose step takes this one along. Everybody there is delayed alike.
+    /// produce; `f`: a step without tokens where prompts have steps of their own, which inflicts nothing when the next
+    /// step is one that takes this one along. Everybody there is delayed alike.
     pub(crate) fn seconds(
         &self,
         load: &Load,
@@ -158,10 +162,11 @@ impl Linear {
         let own = self.grad2 * (f64::from(prompt_tokens) + 0.5 * output_tokens);
         let step = self.decode_step_seconds + self.grad2 * load.context_tokens;
         let ttft = self.prefill_step_seconds + self.grad1 * (load.queued_prefill_tokens + uncached) + step;
-        let own_step = if load.queued_prefill_tokens > 0.0 { 0.0 } else { self.prefill_step_seconds };
+        let own_step = if load.prompt_next { 0.0 } else { self.prefill_step_seconds };
         Seconds {
             ttft,
             e2e: ttft + output_tokens * (step + own),
+            step_each: own_step,
             inflicted_each: own_step + self.grad1 * uncached + output_tokens.min(load.remaining_tokens) * own,
         }
     }
@@ -195,11 +200,13 @@ impl Load {
     /// Of an instance as it is now.
     pub(crate) fn of(instance: &InstanceState) -> Self {
         let requests = f64::from(instance.in_flight());
+        let unstarted = instance.twin().map(|twin| twin.engine().unstarted());
         Self {
             requests,
             context_tokens: instance.context_tokens() as f64,
             queued_prefill_tokens: instance.queued_prefill_tokens() as f64,
             remaining_tokens: instance.remaining_output_tokens() / requests.max(1.0),
+            prompt_next: unstarted.map_or(instance.awaiting_first_token() > 0, |prompts| prompts > 0),
         }
     }
 }

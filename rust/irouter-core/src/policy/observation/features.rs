@@ -69,10 +69,12 @@ pub const FEATURES: [&str; COUNT] = [
     "inflicted",
     "inflicted_over_least",
     "e2e_over_least",
+    // The part of the delay inflicted, over the least, that is due to a prefill step of its own.
+    "stall_over_least",
     // Waited and TTFT over the service of the mean request, at most 8, and its square by 8.
     "start",
     "start_squared",
 ];
 
 /// How many there are.
-pub const COUNT: usize = 38;
+pub const COUNT: usize = 39;

@@ -212,11 +212,12 @@ impl Observer {
         let least_delay = least(|meeting| meeting.delay);
         let least_inflicted = least(|meeting| meeting.cost.inflicted_seconds);
         let least_e2e = least(|meeting| meeting.cost.e2e_seconds);
+        let least_stall = least(|meeting| meeting.cost.stall_seconds);
         let waited = candidate.waited_seconds(view);
         let in_services = |seconds: f32| seconds / field.mean_service_seconds;
         observation.pairs.extend(sites.iter().zip(meetings.iter()).map(|(site, meeting)| {
             let mut pair = [0.0; COUNT];
-            let Cost { ttft_seconds, e2e_seconds, inflicted_seconds } = meeting.cost;
+            let Cost { ttft_seconds, e2e_seconds, inflicted_seconds, stall_seconds } = meeting.cost;
             let start = in_services(waited + ttft_seconds).min(8.0);
             let (of_request, of_pair) = pair.split_at_mut(OF_REQUEST);
             of_request.copy_from_slice(&own);
@@ -239,6 +240,7 @@ impl Observer {
                 libm::log1pf(in_services(inflicted_seconds)),
                 in_services(inflicted_seconds - least_inflicted).min(16.0),
                 in_services(e2e_seconds - least_e2e).min(16.0),
+                in_services(stall_seconds - least_stall).min(16.0),
                 start,
                 0.125 * start * start,
             ]);

@@ -40,6 +40,8 @@ pub(super) struct Cost {
     pub(super) ttft_seconds: f32,
     pub(super) e2e_seconds: f32,
     pub(super) inflicted_seconds: f32,
+    /// The part of that which is due to a prefill step of its own.
+    pub(super) stall_seconds: f32,
 }
 
 impl Site {
@@ -80,6 +82,7 @@ impl Site {
             ttft_seconds: at_speed(seconds.ttft),
             e2e_seconds: at_speed(seconds.e2e),
             inflicted_seconds: at_speed(seconds.inflicted_each) * self.in_flight,
+            stall_seconds: at_speed(seconds.step_each) * self.in_flight,
         }
     }
 
