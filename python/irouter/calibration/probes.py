@@ -184,6 +184,9 @@ class Prober:
                     "(--max-num-seqs)?"
                 )
             yield held
+            for task in running:
+                if task.done():
+                    task.result()
         finally:
             begun.cancel()
             for task in running:
