@@ -34,6 +34,7 @@ RULE: Final[Mapping[str, Mapping[str, float]]] = {
         "cache_share": -0.43,
         "inflicted_over_least": -2.0,
         "e2e_over_least": -2.0,
+        "stall_over_least": -16.0,
         "start_squared": -4.0,
     },
     "room": {
@@ -51,9 +52,9 @@ RULE: Final[Mapping[str, Mapping[str, float]]] = {
     },
 }
 """The rule that training starts from, and the guidance that fades: the smallest first, before them those who would end
-late, to the least work, while the forecast peak stays about three standard deviations below the KV cache. Weights that
-are not named are zero. The form is by hand; the numbers are of a short search on training windows of `paper-main` and
-of drawn workloads, rounded; how lateness weighs is set by hand, so that `conversation` in overload keeps its mean."""
+late, where they take and inflict the least, while the forecast peak stays about three standard deviations below the KV
+cache. Weights that are not named are zero. The form is by hand, and so are the round numbers; the others are of a short
+search on training windows of `paper-main` and of drawn workloads."""
 
 _SPREAD: Final[Mapping[str, float]] = {
     "lateness": 0.5,
