@@ -34,7 +34,7 @@ RULE: Final[Mapping[str, Mapping[str, float]]] = {
         "cache_share": -0.43,
         "inflicted_over_least": -2.0,
         "e2e_over_least": -2.0,
-        "stall_over_least": -16.0,
+        "stall_over_least": -48.0,
         "start_squared": -4.0,
     },
     "room": {
@@ -86,7 +86,7 @@ _SPREAD: Final[Mapping[str, float]] = {
     "slowness": 0.1,
     "inflicted_over_least": 0.5,
     "e2e_over_least": 0.5,
-    "stall_over_least": 0.2,
+    "stall_over_least": 0.05,
     "start_squared": 0.5,
 }
 # Features whose spread is not named differ by about 1 between pairs.

@@ -58,8 +58,8 @@ pub(crate) struct Load {
     queued_prefill_tokens: f64,
     /// Mean over the requests of what they are expected to still produce.
     remaining_tokens: f64,
-    /// Whether a prompt is there that no step has begun to compute.
-    prompt_next: bool,
+    /// Whether a request is there that has no token yet.
+    prompt_there: bool,
 }
 
 /// A placement in seconds.
@@ -149,8 +149,8 @@ impl Linear {
     /// ```
     ///
     /// with `s` the decode step of an empty batch and `r` the mean output that the requests there are expected to still
-    /// produce; `f`: a step without tokens where prompts have steps of their own, which inflicts nothing when the next
-    /// step is one that takes this one along. Everybody there is delayed alike.
+    /// produce; `f`: a step without tokens where prompts have steps of their own, which inflicts nothing when a prompt is
+    /// there without a token yet: the engine is at prefills, and its next one takes along all that came meanwhile. Everybody there is delayed alike.
     pub(crate) fn seconds(
         &self,
         load: &Load,
@@ -162,7 +162,7 @@ impl Linear {
         let own = self.grad2 * (f64::from(prompt_tokens) + 0.5 * output_tokens);
         let step = self.decode_step_seconds + self.grad2 * load.context_tokens;
         let ttft = self.prefill_step_seconds + self.grad1 * (load.queued_prefill_tokens + uncached) + step;
-        let own_step = if load.prompt_next { 0.0 } else { self.prefill_step_seconds };
+        let own_step = if load.prompt_there { 0.0 } else { self.prefill_step_seconds };
         Seconds {
             ttft,
             e2e: ttft + output_tokens * (step + own),
@@ -200,13 +200,12 @@ impl Load {
     /// Of an instance as it is now.
     pub(crate) fn of(instance: &InstanceState) -> Self {
         let requests = f64::from(instance.in_flight());
-        let unstarted = instance.twin().map(|twin| twin.engine().unstarted());
         Self {
             requests,
             context_tokens: instance.context_tokens() as f64,
             queued_prefill_tokens: instance.queued_prefill_tokens() as f64,
             remaining_tokens: instance.remaining_output_tokens() / requests.max(1.0),
-            prompt_next: unstarted.map_or(instance.awaiting_first_token() > 0, |prompts| prompts > 0),
+            prompt_there: instance.awaiting_first_token() > 0,
         }
     }
 }

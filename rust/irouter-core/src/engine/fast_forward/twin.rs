@@ -127,11 +127,6 @@ impl FastForward {
         })
     }
 
-    /// Requests whose input no step has begun to compute: in the engine's queue, or on their way there.
-    pub fn unstarted(&self) -> usize {
-        self.waiting.length as usize + self.inbox.len() - self.cancellations
-    }
-
     /// The start of the first step that sees a request which comes at `at`, if steps go on as the next one will: exact
     /// when it is the end of the step in progress, or when there is nothing to compute.
     pub fn seen_at(&self, at: Picos) -> Picos {
