@@ -6,6 +6,7 @@ use std::sync::Arc;
 use irouter_core::engine::{EngineConfig, Executor, FastForward, Job, Observer};
 use irouter_core::impact::{Candidate, Estimator, Form, Impact, Lengths, Linear};
 use irouter_core::length::LEVELS;
+use irouter_core::profile::SchedulerMode;
 use irouter_core::state::InstanceState;
 use irouter_core::{
     Event, InstanceId, LengthDistribution, Outcome, Picos, Profile, Request, Router, RouterConfig,
@@ -276,6 +277,27 @@ fn the_linear_form_has_the_signs_and_ranges_that_the_paper_states() {
     assert!(alone.prompt >= 0.0 && alone.decode >= 1.0, "nobody is there to be delayed: {alone:?}");
     let [few, many] = [10, 20].map(|requests| 1.0 - penalties(requests, 0.0, 500, 0, 500.0).decode);
     assert_near(many, 2.0 * few, 1e-9);
+}
+
+#[test]
+fn a_prompt_stalls_the_others_by_a_step_of_its_own_unless_it_shares_one() {
+    let json = include_str!("../../../../python/irouter/profiles/llama-2-7b@v100-paper.json");
+    let mut profile = Profile::from_json(json).unwrap();
+    let mut each = |mode, waiting: Vec<Request>| {
+        profile.scheduler.mode = mode;
+        let config = Arc::new(EngineConfig::new(&profile).unwrap());
+        let decoding = (0..8).map(|id| (request(id, NOW, 100, 200), 50)).collect();
+        let router = busy(&config, decoding, waiting);
+        let own = request(99, NOW, 100, 1);
+        impact(&mut Estimator::new(Form::Linear), &router, &own).largest_inflicted_seconds
+    };
+    let prompt = || vec![request(50, NOW, 100, 200)];
+    let [alone, shared] = [Vec::new(), prompt()].map(|waiting| each(SchedulerMode::VllmV0, waiting));
+    let [chunked, with_another] = [Vec::new(), prompt()].map(|waiting| each(SchedulerMode::VllmV1, waiting));
+    // A step of the profile takes some 10 ms whatever is in it.
+    assert!(alone - shared > 0.005, "{alone} {shared}");
+    assert_near(shared, with_another, 0.01);
+    assert_near(chunked, with_another, 0.01);
 }
 
 #[track_caller]
