@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from irouter.training.journal import Journal
 
 _CANDIDATES: Final = 16
-_FIRST_STEP: Final = 0.15
+_FIRST_STEP: Final = 0.1
 # From here on the search only learns how far to step in each weight, not along which combinations of weights.
 _MANY_WEIGHTS: Final = 200
 

@@ -29,13 +29,13 @@ PROFILES: Final = (
 LONG_CONTEXT_PROFILES: Final = PROFILES[2:]
 """Those of them whose context holds chats of several turns."""
 
-INSTANCES: Final = (2, 4, 8)
+INSTANCES: Final = (2, 3, 4)
 """Sizes of cluster trained on."""
 
 SLOTS: Final = (16, 32, 64, 128, 256)
 """Batch slots of an instance."""
 
-LOADS: Final = (0.4, 1.4)
+LOADS: Final = (0.5, 1.4)
 """Range of loads trained on, as a share of saturation."""
 
 TRAINING_SEED: Final = 1 << 21
@@ -44,7 +44,8 @@ TRAINING_SEED: Final = 1 << 21
 SCENARIO_WINDOWS: Final = 4
 """Windows of a scenario in each generation."""
 
-_REQUESTS: Final = 1200
+# Enough for the slowest of them to come and go many times: what a policy puts off has to come back to it.
+_REQUESTS_PER_INSTANCE: Final = 800
 # Prompt and output of the longest request: what the profile of the shortest context takes.
 _LONGEST_PROMPT: Final = 2800
 _LONGEST_OUTPUT: Final = 1200
@@ -57,7 +58,7 @@ _CLIENTS_PER_INSTANCE: Final = (30, 160)
 # Shares of the other workloads.
 _FIVE_TASKS: Final = 0.25
 _BURSTY: Final = 0.3
-_SMALL_CACHES: Final = 0.5
+_SMALL_CACHES: Final = 0.3
 _NOISY: Final = 0.5
 _NOT_CHUNKED: Final = 0.3
 
@@ -77,15 +78,15 @@ def drawn(seed: int, generation: int, index: int) -> Experiment:
         return resolve("paper-main", None, {**paper, **_common(_window(generation, index))})
     if index % _ONE_IN == 1:
         return resolve("chat-closed", None, {**_chats(random), **_common(_window(generation, index))})
-    profile = str(random.choice(PROFILES))
+    profile, instances = str(random.choice(PROFILES)), int(random.choice(INSTANCES))
     settings: dict[str, Any] = {
         "profile": profile,
-        "instances": int(random.choice(INSTANCES)),
+        "instances": instances,
         "load": round(float(random.uniform(*LOADS)), 3),
         "predictor": _predictor(random),
         "workload": {"kind": "generated", "arrivals": _arrivals(random), "lengths": _lengths(random)},
         "drop_too_long": True,
-        "requests": _REQUESTS,
+        "requests": instances * _REQUESTS_PER_INSTANCE,
         "scheduler": {"max_num_seqs": int(random.choice(SLOTS))},
         **_common(_window(generation, index)),
     }
@@ -108,7 +109,7 @@ def _chats(random: np.random.Generator) -> dict[str, Any]:
         "instances": instances,
         "predictor": _predictor(random),
         "clients": {"count": clients, "think_time_s": 5.0},
-        "requests": max(_REQUESTS, 2 * clients),
+        "requests": instances * _REQUESTS_PER_INSTANCE,
     }
 
 
