@@ -41,7 +41,7 @@ fn an_agent_with_the_shipped_weights_does_what_guided_does() {
     let mut holds = 0;
     let transitions = episode(&mut environment, 3, |_, batch| {
         let action = as_guided(&mut network, &mut scratch, batch);
-        holds += usize::from(action == (CANDIDATES * INSTANCES) as i64);
+        holds += usize::from(usize::try_from(action) == Ok(CANDIDATES * INSTANCES));
         action
     });
     assert!(transitions.iter().all(|transition| !transition.excluded));

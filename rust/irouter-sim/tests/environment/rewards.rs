@@ -51,6 +51,11 @@ fn the_papers_reward_counts_completions_and_unfinished_shares_whenever_decisions
 }
 
 #[test]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an agent is shown whole numbers as floats"
+)]
 fn the_least_mixing_impact_is_paid_more_than_taking_turns_and_is_sooner_done() {
     let requests = 2000;
     let mut experiment = experiment(requests, 3);
