@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is in the environment of `mak
 
 import irouter  # noqa: E402 - after the reason to skip
 from irouter import IrouterError, _core  # noqa: E402
+from irouter.cli import main  # noqa: E402
 from irouter.training import paper_agents  # noqa: E402
 from irouter.training.double_dqn import Args, Learner, greedy, q_network, scales_of, train, weights  # noqa: E402
 from irouter.training.environment import RoutingEnv  # noqa: E402
@@ -78,6 +80,8 @@ def test_guidance_fades_and_the_future_comes_in() -> None:
     assert (weight, future) == pytest.approx((0.99 * np.exp(-1.0), 0.99 * (1 - np.exp(-1.0))))
     exploration = [Args().exploration(episode) for episode in (1, 20, 21)]
     assert exploration == pytest.approx([1.0, 0.05, 0.0])
+    short = [Args(episodes=6).exploration(episode) for episode in (1, 4, 5)]
+    assert short == pytest.approx([1.0, 0.05, 0.0])
 
 
 def test_a_gradient_step_moves_the_value_of_an_action_towards_its_reward() -> None:
@@ -97,6 +101,23 @@ def test_a_gradient_step_moves_the_value_of_an_action_towards_its_reward() -> No
         learner.step(batch, (0.5, 0.9), 10.0)
     # The episode ends there, so that the future counts for nothing: 2 - 0.5.
     assert float(learner.network(torch.ones(3))[0].detach()) == pytest.approx(1.5, abs=0.01)
+
+
+def test_the_command_trains_the_agent_that_a_reproduction_looks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--agent", "workload-aware", "--episodes", "3", "--requests", "60", "--seed", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments, "--out", str(tmp_path / "agents")])
+    assert ended.value.code == 0
+    found = paper_agents.found(tmp_path / "agents", "paper-main")
+    assert [choice.label for choice in found] == ["agent:workload-aware"]
+    content = paper_agents.file_of(tmp_path / "agents", "paper-main", "workload-aware").read_bytes()
+    about = json.loads(header(content)["irouter"])["training"]
+    assert (about["guidance"], about["episodes"], about["requests"], about["seed"]) == ("constant", 3, 60, 1)
+    said = capsys.readouterr().out
+    assert "episode 3:" in said
+    assert "is kept: mean E2E" in said
 
 
 def test_weights_of_another_cluster_are_refused() -> None:

@@ -123,6 +123,42 @@ def test_drawn_workloads_are_generated_their_own_and_never_a_trace() -> None:
     assert min(seeds) >= workloads.TRAINING_SEED
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--agent", "baseline", "--loads", "0.9"], "--loads has no meaning for --agent"),
+        (["--agent", "baseline", "--scenario", "a", "--scenario", "b"], "2 scenarios, expected one at most"),
+        (["--from-log", "log.csv", "--hidden", "8"], "--hidden has no meaning for --from-log"),
+        (["--profile", "mine.json"], "--profile has no meaning for training without --from-log"),
+        (["--episodes", "3"], "--episodes has no meaning for training without --agent"),
+    ],
+)
+def test_options_that_mean_nothing_together_are_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments, "--out", str(tmp_path / "weights.safetensors")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_budget_in_minutes_ends_a_search(scenario: Path) -> None:
+    found = training.train([scenario], minutes=1e-6)
+    assert found.header["generations"] == 1, "the first tells how long one takes"
+    limited = training.train([scenario], minutes=60.0, generations=1)
+    assert limited.to_bytes() == found.to_bytes(), "whatever ends it first"
+
+
+def test_the_slo_that_goodput_counts_may_be_given(scenario: Path) -> None:
+    strict, lax = (
+        training.train([scenario], goal="goodput", slo={"ttft_s": limit, "tpot_s": limit}, generations=0)
+        for limit in (0.3, 1e6)
+    )
+    assert strict.header["slo"] == {"ttft_s": 0.3, "tpot_s": 0.3}
+    assert lax.objective == 0.0, "nobody misses it"
+    assert strict.objective != 0.0
+
+
 def test_what_is_wrong_is_named(scenario: Path, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.safetensors")
     cases: list[tuple[dict[str, Any], str]] = [

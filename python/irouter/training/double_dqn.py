@@ -46,7 +46,7 @@ class Args:
         tick_s: Seconds between decisions, the paper's.
         hidden: Widths of the hidden layers, the paper's.
         batch: Transitions of a gradient step, the paper's.
-        exploring_episodes: Episodes in which actions are explored, the paper's.
+        exploring_episodes: Episodes in which actions are explored, the paper's; no more than two thirds of all.
         first_exploration: Share of random actions in the first of them; it falls evenly, episode by episode.
         last_exploration: The same in the last of them; afterwards there is none.
         episodes: Episodes in all.
@@ -86,9 +86,10 @@ class Args:
 
     def exploration(self, episode: int) -> float:
         """Share of random actions in episode 1, 2, ..."""
-        if episode > self.exploring_episodes:
+        exploring = min(self.exploring_episodes, round(2 * self.episodes / 3))
+        if episode > exploring:
             return 0.0
-        passed = (episode - 1) / max(self.exploring_episodes - 1, 1)
+        passed = (episode - 1) / max(exploring - 1, 1)
         return self.first_exploration + passed * (self.last_exploration - self.first_exploration)
 
     def guide(self, episode: int) -> tuple[float, float]:

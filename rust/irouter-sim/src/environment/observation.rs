@@ -2,7 +2,7 @@
 
 mod pairs;
 
-use irouter_core::policy::paper_agent::{self, counts};
+use irouter_core::policy::paper_agent::counts;
 use irouter_core::policy::{ClusterView, Needs, QueueView, Waiting};
 use irouter_core::state::Effort;
 use irouter_core::{InstanceId, Request};
@@ -136,7 +136,7 @@ impl Observation for Counts {
     }
 
     fn takes(&self, view: &ClusterView<'_>, instance: InstanceId, request: &Request) -> bool {
-        paper_agent::takes(view, instance, request)
+        counts::takes(view, instance, request)
     }
 
     fn encoder(&self) -> Box<dyn Encoder> {

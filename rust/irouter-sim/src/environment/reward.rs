@@ -1,6 +1,5 @@
 //! What an agent is rewarded for.
 
-use irouter_core::Picos;
 use serde::Deserialize;
 
 use crate::error::Result;
@@ -17,12 +16,13 @@ pub enum RewardKind {
     /// The paper's (equation 3; its body is not published, its ingredients are).
     ///
     /// ```text
-    /// (a)  - dt  sum over all requests in the system of (1 - f) T
+    /// (a)  - integral over the time since the decision before of the sum over all requests in the system of (1 - f) T
     /// (b)  + 60  for each completion
     /// ```
     ///
-    /// * `dt`: seconds since the decision before; the sum is that of the state that it led to;
-    /// * `f`: tokens produced over tokens expected, 0 for a request that has not started;
+    /// * `f`: tokens produced over tokens expected, 0 for a request that has not started; taken to rise evenly from its first
+    ///   token on. When a request ends, its part is corrected to what is then known, so that an episode's sum is exact: minus
+    ///   the sum of `T (TTFT + E2E) / 2`, whenever it was that decisions were taken;
     /// * `T`: seconds that the request takes alone on an idle instance, its output length known.
     Paper,
     /// Minus the seconds that requests have spent in the system since the decision before (the first time: since the start),
@@ -34,9 +34,9 @@ pub enum RewardKind {
 /// Counts what has been rewarded so far.
 pub(super) struct Reward {
     kind: RewardKind,
-    at: Picos,
     completed: u64,
-    time_in_system_s: f64,
+    /// The cost so far, of either kind.
+    cost: f64,
 }
 
 impl Reward {
@@ -45,46 +45,39 @@ impl Reward {
         if kind == RewardKind::Paper {
             simulator.weigh(unloaded.iter().map(|alone| alone.e2e.as_seconds()).collect());
         }
-        Self { kind, at: Picos::ZERO, completed: 0, time_in_system_s: 0.0 }
+        Self { kind, completed: 0, cost: 0.0 }
     }
 
-    /// The first decision is now: time counts from here on. What the first request has waited for the first tick belongs to
-    /// its latency all the same.
-    pub(super) fn begin(&mut self, now: Picos) {
-        self.at = now;
-    }
-
-    /// What has come since the last call: the terms (a) and (b).
+    /// What has come since the last call, the first time since the start: the terms (a) and (b). What the first request has
+    /// waited for the first tick belongs to its latency.
     pub(super) fn since(&mut self, simulator: &mut Simulator) -> Result<[f64; 2]> {
-        let now = simulator.now();
-        match self.kind {
+        let (cost, completions) = match self.kind {
             RewardKind::Paper => {
-                let elapsed_s = (now - self.at).as_seconds();
-                self.at = now;
-                let cost = if elapsed_s > 0.0 { elapsed_s * unfinished(simulator)? } else { 0.0 };
                 let completed = simulator.tally().completed;
                 let completions = completed - self.completed;
                 self.completed = completed;
-                Ok([-cost, COMPLETION * completions as f64])
+                (unfinished_seconds(simulator)?, COMPLETION * completions as f64)
             }
-            RewardKind::RequestsInSystem => {
-                let time_in_system_s = simulator.tally().time_in_system_s(now);
-                let spent_s = time_in_system_s - self.time_in_system_s;
-                self.time_in_system_s = time_in_system_s;
-                Ok([-spent_s, 0.0])
-            }
-        }
+            RewardKind::RequestsInSystem => (simulator.tally().time_in_system_s(simulator.now()), 0.0),
+        };
+        let spent = cost - self.cost;
+        self.cost = cost;
+        Ok([-spent, completions])
     }
 }
 
-/// Sum of `(1 - f) T` over the requests in the system.
-fn unfinished(simulator: &mut Simulator) -> Result<f64> {
-    let Look { cluster, tally, .. } = simulator.look()?;
+/// Integral over the time so far of the sum of `(1 - f) T` over the requests in the system.
+fn unfinished_seconds(simulator: &mut Simulator) -> Result<f64> {
+    let now = simulator.now();
+    let Look { cluster, tally, first_token, .. } = simulator.look()?;
     let residents = cluster.instances.iter().flat_map(|instance| cluster.residents(instance.id()));
-    let progress = residents.filter(|resident| resident.produced > 0).map(|resident| {
-        let produced = f64::from(resident.produced);
+    let finished = residents.filter(|resident| resident.produced > 0).map(|resident| {
         let row = usize::try_from(resident.request.id).unwrap_or(usize::MAX);
-        tally.weight(row) * produced / (produced + resident.remaining_tokens)
+        let first = first_token.get(row).map_or(now, |&first| first.min(now));
+        let produced = f64::from(resident.produced);
+        let share = produced / (produced + resident.remaining_tokens);
+        // The mean of a share that has risen evenly from 0.
+        tally.weight(row) * 0.5 * share * (now - first).as_seconds()
     });
-    Ok(tally.open_weight() - progress.sum::<f64>())
+    Ok(tally.weighted_seconds(now) - finished.sum::<f64>())
 }

@@ -96,9 +96,7 @@ impl Environment {
         let mut environment =
             Self { shared, simulator, reward, encoder, linear, decided: None, decisions: 0, over: false };
         environment.over = !environment.next_decision()?;
-        let now = environment.simulator.now();
-        environment.reward.begin(now);
-        environment.decided = Some(now);
+        environment.decided = Some(environment.simulator.now());
         Ok(environment)
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct Look<'a> {
     pub(crate) queue: QueueView<'a>,
     /// Sums over the requests so far.
     pub(crate) tally: &'a Tally,
+    /// When the first token of each row was out.
+    pub(crate) first_token: &'a [Picos],
 }
 
 /// One run of one policy.
@@ -316,7 +318,8 @@ impl Simulator {
     /// What the router's policy would be shown now, and the sums so far.
     pub(crate) fn look(&mut self) -> Result<Look<'_>> {
         let (cluster, queue) = self.router.view(self.now)?;
-        Ok(Look { cluster, queue, tally: &self.recorder.tally })
+        let Recorder { tally, records, .. } = &self.recorder;
+        Ok(Look { cluster, queue, tally, first_token: &records.first_token })
     }
 
     /// Gives each row a weight in [`Self::tally`], before the first arrives.

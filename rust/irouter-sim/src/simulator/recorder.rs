@@ -87,7 +87,8 @@ impl Recorder {
         if self.records.outcome[row] == Outcome::Open {
             self.records.outcome[row] = outcome;
             self.records.finished[row] = at;
-            self.tally.ended(row, at, outcome == Outcome::Completed);
+            let first = Some(self.records.first_token[row]).filter(|&first| first < at);
+            self.tally.ended(row, first, at, outcome == Outcome::Completed);
             self.open_measured -= usize::from(self.measured.contains(&row));
         }
     }

@@ -11,6 +11,8 @@ pub(crate) struct Tally {
     weights: Vec<f64>,
     /// Sum of the weights of the requests in the system.
     open_weight: f64,
+    /// Sum over them of weight x arrival, less what those that ended have cost; in seconds.
+    weighted_start_s: f64,
     open: i64,
     /// Sum of the ends less the arrivals, of all that have arrived and ended.
     balance: i128,
@@ -26,15 +28,20 @@ impl Tally {
         self.open += 1;
         self.balance -= i128::from(at.0);
         self.open_weight += self.weight(row);
+        self.weighted_start_s += self.weight(row) * at.as_seconds();
     }
 
-    pub(super) fn ended(&mut self, row: usize, at: Picos, completed: bool) {
+    /// A request ended `at`, its first token out at `first`, if it had one.
+    pub(super) fn ended(&mut self, row: usize, first: Option<Picos>, at: Picos, completed: bool) {
         self.open -= 1;
         self.balance += i128::from(at.0);
         self.completed += u64::from(completed);
         let weight = self.weights.get_mut(row).map_or(0.0, std::mem::take);
         // An empty system weighs nothing, whatever was rounded.
         self.open_weight = if self.open == 0 { 0.0 } else { self.open_weight - weight };
+        // Unfinished in full up to its first token, on average by half from there to its end.
+        let middle_s = f64::midpoint(first.unwrap_or(at).as_seconds(), at.as_seconds());
+        self.weighted_start_s -= weight * middle_s;
     }
 
     /// Weight of a row, 0 once it has ended.
@@ -42,9 +49,10 @@ impl Tally {
         self.weights.get(row).copied().unwrap_or(0.0)
     }
 
-    /// Sum of the weights of the requests in the system.
-    pub(crate) fn open_weight(&self) -> f64 {
-        self.open_weight
+    /// Sum over all requests of weight x seconds in the system up to `now`, of those that ended only half of what came after
+    /// their first token.
+    pub(crate) fn weighted_seconds(&self, now: Picos) -> f64 {
+        self.open_weight * now.as_seconds() - self.weighted_start_s
     }
 
     /// Time that all requests have spent in the system up to `now`, in seconds: at the end the sum of their latencies.

@@ -1,5 +1,6 @@
 //! Counts: the state of the paper's agents (Jain et al., section 5.3 and appendix A.9), for any number of instances.
 
+use crate::ids::InstanceId;
 use crate::policy::{ClusterView, Needs, QueueView};
 use crate::profile::Scale;
 use crate::request::Request;
@@ -12,6 +13,8 @@ const BUCKETS: usize = BUCKET_EDGES.len() + 1;
 const MOST_REQUESTS: f64 = 512.0;
 /// Seconds beyond these are not told apart.
 const MOST_SECONDS: f64 = 1000.0;
+/// Tokens that each request in flight is to have room for to grow: what it decodes in about a second on the paper's engine.
+const GROWTH_TOKENS: f64 = 32.0;
 
 /// Numbers about the queue, and about each instance.
 const QUEUE: [&str; 3] = ["queue_requests", "head_prompt_tokens", "head_bucket"];
@@ -35,8 +38,8 @@ const INSTANCE: [&str; 6] = [
 /// they fall into one bucket, and one count of the prompt phase with three of the decode phase is what gives 27.
 ///
 /// * bucket: of the expected output, given what has been produced;
-/// * free capacity: the lesser of the free share of the batch slots and the free share of the KV cache, by prompts and known
-///   output, rounded to two decimals. The paper's function of the same inputs is not published;
+/// * free capacity: the lesser of the free share of the batch slots and the spare share of the KV cache ([`takes`]), rounded to
+///   two decimals. The paper's function of the same inputs is not published;
 /// * earliest completion: seconds until the first request in flight is done, rounded to two decimals: its expected
 ///   remaining tokens at the duration of a decode step of the instance's present batch, plus, without a first token, all
 ///   prompt tokens still to compute. 0 on an idle instance;
@@ -136,8 +139,32 @@ fn describe<'a>(instance: &InstanceState, residents: impl Iterator<Item = Reside
 
 fn free_capacity(instance: &InstanceState) -> f64 {
     let slots = f64::from(instance.in_flight()) / f64::from(instance.config().scheduler.max_num_seqs);
-    let tokens = instance.context_tokens() as f64 / instance.kv_capacity_tokens() as f64;
-    (1.0 - slots.max(tokens)).max(0.0)
+    let tokens = spare_tokens(instance) / instance.kv_capacity_tokens() as f64;
+    (1.0 - slots).min(tokens).max(0.0)
+}
+
+/// KV cache that neither prompts and known output nor the growth of the requests in flight will take, in tokens.
+fn spare_tokens(instance: &InstanceState) -> f64 {
+    let growth = GROWTH_TOKENS * f64::from(instance.in_flight());
+    instance.kv_capacity_tokens() as f64 - instance.context_tokens() as f64 - growth
+}
+
+/// Whether the instance may have the request: it takes requests, can hold this one, and has the spare capacity that the paper's
+/// router asks for before it sends one: a free batch slot, and more spare KV cache than the prompt needs.
+///
+/// ```text
+/// spare = KV cache - (prompt + known output tokens of all in flight) - 32 x in flight        (tokens)
+/// ```
+///
+/// The paper's capacity is a function of the batch size and of the requests in both phases that it does not print. Without room
+/// to grow, every request sent into the last blocks costs a preemption. An idle instance takes whatever it can hold.
+pub fn takes(view: &ClusterView<'_>, instance: InstanceId, request: &Request) -> bool {
+    view.offers(instance) && {
+        let instance = &view.instances[instance.index()];
+        let has_slot = instance.in_flight() < instance.config().scheduler.max_num_seqs;
+        let has_room = instance.in_flight() == 0 || spare_tokens(instance) > f64::from(request.prompt_tokens);
+        has_slot && has_room && instance.holds(request).is_ok()
+    }
 }
 
 /// To two decimals.

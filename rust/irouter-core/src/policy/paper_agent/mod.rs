@@ -19,7 +19,7 @@ use super::{ClusterView, Needs, Policy, QueueView, Verdict};
 /// The greedy policy of an agent trained as in the paper (Jain et al., section 5.3 and appendix A.9).
 ///
 /// ```text
-/// argmax over the instances with a free batch slot, and hold, of   Q(counts of the cluster and its queue)
+/// argmax over the instances with spare capacity, and hold, of   Q(counts of the cluster and its queue)
 /// ```
 ///
 /// * `Q`: the trained network, from [`counts::encode`] to a value per instance and one for hold, the last;
@@ -110,14 +110,6 @@ impl PaperAgent {
     }
 }
 
-/// Whether the instance may have the request: it takes requests, can hold this one, and has a batch slot for it.
-pub fn takes(view: &ClusterView<'_>, instance: InstanceId, request: &Request) -> bool {
-    view.offers(instance) && {
-        let instance = &view.instances[instance.index()];
-        instance.in_flight() < instance.config().scheduler.max_num_seqs && instance.holds(request).is_ok()
-    }
-}
-
 impl Policy for PaperAgent {
     fn needs(&self) -> Needs {
         counts::needs()
@@ -140,7 +132,7 @@ impl Policy for PaperAgent {
             self.ticks.close();
             let mut numbers = self.numbers();
             counts::encode(view, queue, &mut numbers);
-            let open = |instance| takes(view, instance, head.request);
+            let open = |instance| counts::takes(view, instance, head.request);
             if let Some(instance) = self.choose(view, &numbers, open, true)? {
                 return Ok(Verdict::Dispatch { request: head.key, instance });
             }

@@ -79,7 +79,7 @@ fn counts_are_of_phases_and_buckets() {
     }
     let mut numbers = [0.0; 15];
     counts::encode_request(&cluster.view(), &request(500, 2048), &mut numbers);
-    // 4 of 8 slots are free, less of the cache is used. The prompt takes 60 ms, and a step 1 ms for each of the three that
+    // 4 of 8 slots are free, and more of the cache is spare. The prompt takes 60 ms, and a step 1 ms for each of the three that
     // decode: the 36 tokens that are left of the first are sooner done than that.
     let expected = [1.0, 500.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.11, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0];
     assert_close(
