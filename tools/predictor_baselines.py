@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from irouter.prediction import Outcomes, RequestLog
+    from irouter.prediction.encoder_training import EncoderOptions
     from irouter.prediction.requests import Requests
 
 # A group of fewer rows says nothing of its lengths.
@@ -48,21 +49,18 @@ def by_key(log: RequestLog, key: Callable[[Requests, int], Hashable]) -> Outcome
     return prediction.Outcomes(lengths, test.output_tokens, test.cut, edges)
 
 
-def frozen(log: RequestLog, model: str, max_tokens: int, cache: Path) -> Outcomes:
+def frozen(log: RequestLog, options: EncoderOptions | None, cache: Path) -> Outcomes:
     """The regression of `tfidf` on an encoder's mean states as they come, beside the prompt's form.
 
     Args:
         log: The log.
-        model: Name of an encoder, or its folder.
-        max_tokens: Most tokens of a prompt that it reads.
-        cache: Where the states are kept, or are found.
+        options: The encoder and how it is run; not needed where the cache is there.
+        cache: Where the states are kept.
     """
     train, test = log.part("train"), log.part("test")
     bins = Bins.fit(train.output_tokens, train.cut, count=_BINS)
-    if not cache.exists():
-        np.savez_compressed(
-            cache, train=_states(train, model, max_tokens, bins), test=_states(test, model, max_tokens, bins)
-        )
+    if options is not None and not cache.exists():
+        np.savez_compressed(cache, train=_states(train, options, bins), test=_states(test, options, bins))
     with np.load(cache, allow_pickle=False) as archive:
         states = {name: archive[name] for name in archive.files}
     mean, scale = states["train"].mean(axis=0), states["train"].std(axis=0)
@@ -76,13 +74,13 @@ def frozen(log: RequestLog, model: str, max_tokens: int, cache: Path) -> Outcome
     return prediction.Outcomes(bins.distribution(probabilities), test.output_tokens, test.cut, edges)
 
 
-def _states(log: RequestLog, model: str, max_tokens: int, bins: Bins) -> NDArray[np.float32]:
-    encoder, tokenizer_file, _ = load_encoder(model)
+def _states(log: RequestLog, options: EncoderOptions, bins: Bins) -> NDArray[np.float32]:
+    encoder, tokenizer_file, _ = load_encoder(options.model)
     encoder.eval()
-    examples = Examples.of(log, EncoderInputs(tokenizer_file, max_tokens=max_tokens), bins)
+    examples = Examples.of(log, EncoderInputs(tokenizer_file, max_tokens=options.max_tokens), bins)
     states = np.empty((len(log), encoder.config.hidden_size), dtype=np.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
         for rows in examples.in_order(_BATCH):
             (input_ids, attention_mask, _form), _ = examples.tensors(torch, rows, "cpu")
-            states[rows] = mean_state(encoder, input_ids, attention_mask).numpy()
+            states[rows] = mean_state(encoder, input_ids, attention_mask).float().numpy()
     return np.concatenate([states, examples.form], axis=1)

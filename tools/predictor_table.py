@@ -58,11 +58,9 @@ def rows_of(
         by_key(log, lambda requests, row: estimated_tokens(requests.prompts[row]).bit_length()),
     )
     for backend in ("history", "tfidf", "encoder"):
-        if backend == "encoder" and options is not None:
-            yield (
-                "frozen encoder",
-                frozen(log, options.model, options.max_tokens, work / f"{name}-frozen.npz"),
-            )
+        states = work / f"{name}-frozen.npz"
+        if backend == "encoder" and (options is not None or states.exists()):
+            yield "frozen encoder", frozen(log, options, states)
         for suffix, (tasks, is_seen, is_asked) in TASKS.items():
             if suffix and not log.is_task_known:
                 continue

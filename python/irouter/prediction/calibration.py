@@ -19,10 +19,8 @@ _EXTREME: Final = 0.9995
 # Levels between two of ours may not fall together: a distribution needs some width.
 _LEAST_WIDTH: Final = 1e-4
 # A predictor that was trained by its likelihood knows something of its own levels: as much as so many outcomes would
-# tell. Coverage of thirteen predictors of three logs was off by 3.6 points (root mean square) with strata alone, by 3.4
-# with 400, and by 4.5 with neither.
-_OWN_OUTCOMES: Final = 400.0
-_OWN_LEVELS: Final = 100
+# tell.
+_OWN_OUTCOMES: Final = 400
 _STRATA: Final = 10
 
 
@@ -34,9 +32,11 @@ class Calibration:
     the predictor's at the `q`-quantile of `U` (quantile recalibration: Kuleshov, Fenner and Ermon, 2018). Lengths that
     a limit cut are known to lie at a level of at least theirs, which the product-limit estimate takes into account.
 
-    A few hundred outcomes are of easier or harder requests than usual, by chance. Two things keep that out: outcomes
-    are weighted so that their lengths are spread as those of all rows (:func:`strata_weights`), and the predictor's own
-    levels count as much as 400 outcomes.
+    A few hundred outcomes are of easier or harder requests than usual, by chance. Three things guard against that:
+    outcomes are weighted so that their lengths are spread as those of all rows (:func:`strata_weights`); the
+    predictor's own levels count as much as 400 outcomes; and each level lies one standard error further out, since
+    quantiles that are too narrow cost a router more than ones that are too wide. `docs/learned-predictors.md` says
+    what each does.
 
     Attributes:
         levels: A level of the predictor for each of `LENGTH_LEVELS`.
@@ -55,12 +55,17 @@ class Calibration:
             cut: Whether a limit cut it.
             weights: How much each counts; without it all count 1.
         """
-        own = (np.arange(_OWN_LEVELS) + 0.5) / _OWN_LEVELS
+        own = (np.arange(_OWN_OUTCOMES) + 0.5) / _OWN_OUTCOMES
         outcomes = np.ones(len(levels)) if weights is None else weights
+        # As many outcomes of equal weight would tell as much (Kish, 1965).
+        effective = outcomes.sum() ** 2 / np.square(outcomes).sum() + _OWN_OUTCOMES
+        asked = np.asarray(LENGTH_LEVELS)
+        outwards = np.sign(asked - 0.5) * np.sqrt(asked * (1.0 - asked) / effective)
         found = _product_limit_quantiles(
             np.concatenate([levels, own]),
-            np.concatenate([cut, np.zeros(_OWN_LEVELS, dtype=bool)]),
-            np.concatenate([outcomes, np.full(_OWN_LEVELS, _OWN_OUTCOMES / _OWN_LEVELS)]),
+            np.concatenate([cut, np.zeros(_OWN_OUTCOMES, dtype=bool)]),
+            np.concatenate([outcomes, np.ones(_OWN_OUTCOMES)]),
+            np.clip(asked + outwards, 1.0 - _EXTREME, _EXTREME),
         )
         return cls(_separate(found))
 
@@ -88,14 +93,17 @@ def strata_weights(
 
 
 def _product_limit_quantiles(
-    values: NDArray[np.float64], cut: NDArray[np.bool_], weights: NDArray[np.float64]
+    values: NDArray[np.float64],
+    cut: NDArray[np.bool_],
+    weights: NDArray[np.float64],
+    levels: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Quantiles at `LENGTH_LEVELS` of weighted values, of which the cut ones are bounds (Kaplan and Meier, 1958)."""
+    """Quantiles at `levels` of weighted values, of which the cut ones are bounds (Kaplan and Meier, 1958)."""
     order = np.lexsort((cut, values))
     ended = np.where(cut[order], 0.0, weights[order])
     at_risk = np.cumsum(weights[order][::-1])[::-1]
     below = 1.0 - np.cumprod(1.0 - ended / at_risk)
-    return np.interp(LENGTH_LEVELS, below, values[order])
+    return np.interp(levels, below, values[order])
 
 
 def _separate(levels: NDArray[np.float64]) -> tuple[float, ...]:
