@@ -18,7 +18,6 @@ import math
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +28,6 @@ from scipy import stats
 
 import irouter
 import vllm_servers
-from conformance.http_client import free_ports
 from irouter import profiles
 from irouter.calibration.live_endpoint import LiveEndpoint, TimedAnswer, now
 from irouter.calibration.mixed_load import LoadRequest, replay
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
 TEMPLATE: Final = "llama-3.1-8b@h100"
 MARGIN: Final = 0.05
-START_S: Final = 1800.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,14 +76,7 @@ def engines(urls: Sequence[str], folder: Path) -> Iterator[list[str]]:
     if urls:
         yield list(urls)
         return
-    ports = asyncio.run(free_ports(2))
-    with contextlib.ExitStack() as stack:
-        servers = [
-            stack.enter_context(vllm_servers.VllmServer(port, core, folder / f"vllm-{core}.log"))
-            for core, port in enumerate(ports)
-        ]
-        for server in servers:
-            server.wait(time.monotonic() + START_S)
+    with vllm_servers.two_servers(folder) as servers:
         yield [server.url for server in servers]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import time
 import urllib.request
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).parents[1]
 ENVIRONMENT: Final = ROOT / ".venv-vllm"
@@ -19,12 +21,40 @@ MODEL: Final = "smollm2"
 MAX_NUM_SEQS: Final = 8
 MAX_MODEL_LEN: Final = 2048
 MAX_NUM_BATCHED_TOKENS: Final = 2048
+# Minutes on a core that nobody else uses.
+_START_S: Final = 1800.0
 _STOP_S: Final = 20.0
 
 
 def is_installed() -> bool:
     """Whether there is an environment to run them in."""
     return (ENVIRONMENT / ".installed").exists()
+
+
+@contextlib.contextmanager
+def two_servers(folder: Path) -> Iterator[list[VllmServer]]:
+    """Two that answer, on a core each; their logs go to the folder.
+
+    Raises:
+        RuntimeError: When one does not start.
+    """
+    deadline_s = time.monotonic() + _START_S
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(VllmServer(port, core, folder / f"vllm-{core}.log"))
+            for core, port in enumerate(_free_ports(2))
+        ]
+        for server in servers:
+            server.wait(deadline_s)
+        yield servers
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for taken in sockets:
+            taken.bind(("127.0.0.1", 0))
+        return [taken.getsockname()[1] for taken in sockets]
 
 
 class VllmServer:
@@ -34,10 +64,9 @@ class VllmServer:
         port: Where it listens on the loopback address.
         core: The core that its threads run on.
         log: File for what it prints.
-        arguments: More arguments of vLLM's.
     """
 
-    def __init__(self, port: int, core: int, log: Path, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, port: int, core: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._log: IO[bytes] = log.open("wb")
         command = [
@@ -49,7 +78,7 @@ class VllmServer:
             "--no-enable-prefix-caching",
             # What compiling gains over a test, it takes at the start.
             "--enforce-eager",
-            *("--host", "127.0.0.1", "--port", str(port), *arguments),
+            *("--host", "127.0.0.1", "--port", str(port)),
         ]
         paths = f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
         settings = {

@@ -1,6 +1,5 @@
 """The proxy in front of two real vLLM servers, seen through the official client."""
 
-import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -14,7 +13,6 @@ import openai
 import pytest
 
 import vllm_servers
-from conformance.http_client import free_ports
 from real.tap import Tap
 from serving.support import Server
 
@@ -26,7 +24,6 @@ pytestmark = [
     ),
 ]
 
-START_S = 1800.0
 MOST_TOKENS = 48
 AT_ONCE = 8
 
@@ -43,15 +40,8 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("vllm")
-    ports = asyncio.run(free_ports(2))
-    deadline_s = time.monotonic() + START_S
     with contextlib.ExitStack() as stack:
-        engines = [
-            stack.enter_context(vllm_servers.VllmServer(port, core, folder / f"vllm-{core}.log"))
-            for core, port in enumerate(ports)
-        ]
-        for engine in engines:
-            engine.wait(deadline_s)
+        engines = stack.enter_context(vllm_servers.two_servers(folder))
         taps = [stack.enter_context(Tap(engine.url)) for engine in engines]
         config = folder / "proxy.toml"
         # The machine has no core left for anybody to be on time.

@@ -61,6 +61,33 @@ def test_max_tokens_cuts_an_answer(client: openai.OpenAI) -> None:
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length")
 
 
+def test_each_piece_has_the_usage_so_far_where_it_is_asked_for(client: openai.OpenAI) -> None:
+    pieces = list(
+        client.completions.create(
+            model="any",
+            prompt="[irouter-length:short]",
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        )
+    )
+    usages = [piece.usage for piece in pieces if piece.usage is not None]
+    assert [usage.completion_tokens for usage in usages] == [1, 2, 3, 3]
+    assert {usage.prompt_tokens for usage in usages} == {6}
+
+
+def test_the_metrics_tell_the_size_of_the_cache(engine: Server) -> None:
+    page = fetch(engine.url + "/metrics").decode()
+    (line,) = [line for line in page.splitlines() if line.startswith("vllm:cache_config_info{")]
+    kv = profiles.load(PROFILE)["kv"]
+    for label in (
+        f'block_size="{kv["block_tokens"]}"',
+        f'num_gpu_blocks="{kv["blocks"]}"',
+        'enable_prefix_caching="True"',
+    ):
+        assert label in line
+
+
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="any", prompt="A [irouter-length:long]", max_tokens=50)
     pieces = list(

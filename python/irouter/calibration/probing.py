@@ -199,7 +199,8 @@ def _fit(
         )
     except IrouterError as error:
         raise IrouterError(
-            f"{error}; more time gives more of them (--seconds {options.seconds:g})"
+            f"what was measured in {options.seconds:g} s gives no profile: {error}; expected more --seconds, or an "
+            "engine that has its machine for itself"
         ) from error
 
 
