@@ -164,6 +164,7 @@ def test_a_policy_that_is_better_is_not_replaced(
     assert out.read_bytes() == before
     said = capsys.readouterr()
     assert "refused: " in said.err
+    assert "guided is as good" in said.err
     assert f"{out} stays as it is" in said.err
     report = report_of(out)
     assert not report["validation"]["accepted"]

@@ -100,6 +100,9 @@ class Args:
         return float(self.guidance == "constant"), self.discount
 
 
+LONGEST_HOLD_S = 600.0
+"""A request held for longer goes out: an agent that never sends anything would never come to an end."""
+
 SCALES = {
     "queue_requests": 64.0,
     "head_prompt_tokens": 256.0,
@@ -235,7 +238,9 @@ def train(args: Args, *, report: Callable[[Episode, Any], None] | None = None) -
 
 
 def _train(args: Args, report: Callable[[Episode, Any], None] | None) -> Any:
-    settings: dict[str, Any] = {} if args.requests is None else {"requests": args.requests}
+    settings: dict[str, Any] = {"max_hold_s": LONGEST_HOLD_S}
+    if args.requests is not None:
+        settings["requests"] = args.requests
     env = RoutingEnv(args.scenario, spec={"reward": "paper", "tick_s": args.tick_s}, **settings)
     scales = scales_of(env.feature_names)
     shown, info = env.reset(seed=args.first_episode)

@@ -245,6 +245,6 @@ def _notes(log: FleetLog, profile: FleetProfile, verdict: Verdict) -> tuple[str,
         notes.append(f"{log.left_out} requests without an end, or without tokens, are left out.")
     if not verdict.disjoint:
         notes.append(
-            "The later part is short: windows share requests, and intervals cover their alignment only."
+            "Windows of the later part share requests: intervals cover the alignment of arrivals only."
         )
     return tuple(notes)

@@ -106,7 +106,13 @@ def train(
 
 def _validate(args: Args, weights: bytes) -> float:
     """Mean E2E over that of round robin, on seeds that are neither trained on nor reported."""
-    settings: Settings = {**_VALIDATION, "policies": [choice("agent", weights)]}
+    from irouter.training.double_dqn import LONGEST_HOLD_S  # noqa: PLC0415 - torch is there when something is trained
+
+    settings: Settings = {
+        **_VALIDATION,
+        "policies": [choice("agent", weights)],
+        "max_hold_s": LONGEST_HOLD_S,
+    }
     if args.requests is not None:
         settings["requests"] = args.requests
     comparison = irouter.compare(args.scenario, threads=1, **settings)

@@ -109,11 +109,17 @@ class Verdict:
 
 
 def _reason(rival: Rival) -> str:
-    lead, low, high = rival.lead
-    interval = "" if np.isnan(low) else f" ({100 * low:+.1f} to {100 * high:+.1f} %)"
+    lead, low, high = (100.0 * value for value in rival.lead)
+    known = bool(np.isfinite(low))
     if lead > 0.0:
-        return f"{rival.policy} is behind by {100 * lead:.1f} %{interval}, which may be chance"
-    return f"{rival.policy} is better by {-100 * lead:.1f} %: the lead of the weights is {100 * lead:+.1f} %{interval}"
+        return (
+            f"{rival.policy} is behind by {lead:.1f} %"
+            + (f" ({low:.1f} to {high:.1f})" if known else "")
+            + " only"
+        )
+    if lead == 0.0:
+        return f"{rival.policy} is as good"
+    return f"{rival.policy} is better by {-lead:.1f} %" + (f" ({-high:.1f} to {-low:.1f})" if known else "")
 
 
 class Validation:
