@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegressionCV
 
 from irouter import _core, prediction
 from irouter.prediction.bins import Bins
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # A group of fewer rows says nothing of its lengths.
 _FEWEST: Final = 20
 _BINS: Final = 5
+_INVERSE_PENALTIES: Final = (1e-4, 1e-3, 1e-2)
 _BATCH: Final = 32
 
 
@@ -63,11 +64,12 @@ def frozen(log: RequestLog, options: EncoderOptions | None, cache: Path) -> Outc
         np.savez_compressed(cache, train=_states(train, options, bins), test=_states(test, options, bins))
     with np.load(cache, allow_pickle=False) as archive:
         states = {name: archive[name] for name in archive.files}
-    mean, scale = states["train"].mean(axis=0), states["train"].std(axis=0)
+    mean, scale = states["train"].mean(axis=0), np.maximum(states["train"].std(axis=0), 1e-3)
     possible = bins.possible(train.output_tokens, train.cut)
     share = possible / possible.sum(axis=1, keepdims=True)
     rows, targets = np.nonzero(share)
-    regression = LogisticRegression(C=0.1, max_iter=500)
+    # A few hundred states of a small log are soon learned by heart: how strong the penalty is, folds of it say.
+    regression = LogisticRegressionCV(Cs=_INVERSE_PENALTIES, cv=3, scoring="neg_log_loss", max_iter=500)
     regression.fit(((states["train"] - mean) / scale)[rows], targets, sample_weight=share[rows, targets])
     probabilities = regression.predict_proba((states["test"] - mean) / scale)
     edges = quantile_edges(train.output_tokens, train.cut)

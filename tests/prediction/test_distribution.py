@@ -75,24 +75,6 @@ def test_outcomes_that_are_easier_than_usual_by_chance_do_not_narrow_quantiles()
     assert off[0] > off[1] + 0.02
 
 
-def test_levels_lie_outwards_by_what_the_outcomes_leave_open() -> None:
-    for rows in (200, 20_000):
-        even = (np.arange(rows) + 0.5) / rows
-        found = Calibration.fit(even, np.zeros(rows, dtype=bool)).levels
-        error = np.sqrt(0.1 * 0.9 / (rows + 400))
-        assert found[LENGTH_LEVELS.index(0.1)] == pytest.approx(0.1 - error, abs=0.004)
-        assert found[LENGTH_LEVELS.index(0.9)] == pytest.approx(0.9 + error, abs=0.004)
-        assert found[LENGTH_LEVELS.index(0.5)] == pytest.approx(0.5, abs=0.004)
-
-
-def test_few_outcomes_hardly_move_a_predictor_and_many_do() -> None:
-    always = np.full(5000, 0.3)
-    moved = [Calibration.fit(always[:rows], np.zeros(rows, dtype=bool)).levels for rows in (20, 5000)]
-    upper = LENGTH_LEVELS.index(0.9)
-    assert moved[0][upper] == pytest.approx(0.9, abs=0.02)
-    assert moved[1][upper] < 0.4
-
-
 def test_a_drift_correction_follows_where_a_calibration_cannot() -> None:
     generator = np.random.default_rng(2)
     told = log_normal(generator.uniform(50, 500, size=2000), 0.1)

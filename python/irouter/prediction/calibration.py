@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 _EXTREME: Final = 0.9995
 # Levels between two of ours may not fall together: a distribution needs some width.
 _LEAST_WIDTH: Final = 1e-4
-# A predictor that was trained by its likelihood knows something of its own levels: as much as so many outcomes would
-# tell.
-_OWN_OUTCOMES: Final = 400
 _STRATA: Final = 10
 
 
@@ -32,11 +29,8 @@ class Calibration:
     the predictor's at the `q`-quantile of `U` (quantile recalibration: Kuleshov, Fenner and Ermon, 2018). Lengths that
     a limit cut are known to lie at a level of at least theirs, which the product-limit estimate takes into account.
 
-    A few hundred outcomes are of easier or harder requests than usual, by chance. Three things guard against that:
-    outcomes are weighted so that their lengths are spread as those of all rows (:func:`strata_weights`); the
-    predictor's own levels count as much as 400 outcomes; and each level lies one standard error further out, since
-    quantiles that are too narrow cost a router more than ones that are too wide. `docs/learned-predictors.md` says
-    what each does.
+    A few hundred outcomes are of easier or harder requests than usual, by chance. :func:`strata_weights` keep out what
+    their lengths show of that.
 
     Attributes:
         levels: A level of the predictor for each of `LENGTH_LEVELS`.
@@ -55,19 +49,8 @@ class Calibration:
             cut: Whether a limit cut it.
             weights: How much each counts; without it all count 1.
         """
-        own = (np.arange(_OWN_OUTCOMES) + 0.5) / _OWN_OUTCOMES
-        outcomes = np.ones(len(levels)) if weights is None else weights
-        # As many outcomes of equal weight would tell as much (Kish, 1965).
-        effective = outcomes.sum() ** 2 / np.square(outcomes).sum() + _OWN_OUTCOMES
-        asked = np.asarray(LENGTH_LEVELS)
-        outwards = np.sign(asked - 0.5) * np.sqrt(asked * (1.0 - asked) / effective)
-        found = _product_limit_quantiles(
-            np.concatenate([levels, own]),
-            np.concatenate([cut, np.zeros(_OWN_OUTCOMES, dtype=bool)]),
-            np.concatenate([outcomes, np.ones(_OWN_OUTCOMES)]),
-            np.clip(asked + outwards, 1.0 - _EXTREME, _EXTREME),
-        )
-        return cls(_separate(found))
+        counted = np.ones(len(levels)) if weights is None else weights
+        return cls(_separate(_product_limit_quantiles(levels, cut, counted)))
 
     def apply(self, lengths: LengthDistribution) -> LengthDistribution:
         """The calibrated distributions."""
@@ -93,17 +76,14 @@ def strata_weights(
 
 
 def _product_limit_quantiles(
-    values: NDArray[np.float64],
-    cut: NDArray[np.bool_],
-    weights: NDArray[np.float64],
-    levels: NDArray[np.float64],
+    values: NDArray[np.float64], cut: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Quantiles at `levels` of weighted values, of which the cut ones are bounds (Kaplan and Meier, 1958)."""
+    """Quantiles at `LENGTH_LEVELS` of weighted values, the cut ones of which are bounds (Kaplan and Meier, 1958)."""
     order = np.lexsort((cut, values))
     ended = np.where(cut[order], 0.0, weights[order])
     at_risk = np.cumsum(weights[order][::-1])[::-1]
     below = 1.0 - np.cumprod(1.0 - ended / at_risk)
-    return np.interp(levels, below, values[order])
+    return np.interp(LENGTH_LEVELS, below, values[order])
 
 
 def _separate(levels: NDArray[np.float64]) -> tuple[float, ...]:

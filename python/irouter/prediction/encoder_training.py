@@ -44,8 +44,8 @@ class EncoderOptions:
         batch: Rows per step.
         learning_rate: Of the encoder; the head's is ten times as high.
         ranked: Weight of the ranked probability score beside the likelihood.
-        averaging: What is kept are the weights' running mean over steps, which forgets so much less than all in each;
-            0 keeps the last weights.
+        averaging: Share of the weights' running mean that each step keeps. The mean is what is judged and exported; 0
+            makes it the last weights.
         bfloat16: Multiplies matrices in 16 bits: twice as fast where the processor can (AVX512-BF16, AMX, GPUs since
             Ampere), far slower where it cannot.
         seed: Seed of the order of rows and of dropout.
