@@ -93,6 +93,8 @@ class ProbeOptions:
         return {
             **template,
             "model": facts.model,
+            # Nobody asks an endpoint what it runs on.
+            "accelerator": "unknown",
             "max_model_len": facts.max_model_len or template["max_model_len"],
             "scheduler": scheduler,
             "kv": kv,
