@@ -106,7 +106,7 @@ class Bench:
     def __init__(self, fakes: list[Fake], proxy: Any, session: aiohttp.ClientSession, state: Any) -> None:
         self.fakes = fakes
         self.session = session
-        self.proxy = state
+        self.router = state.pools[None].router
         self._server = proxy
 
     async def ask(
@@ -121,7 +121,7 @@ class Bench:
             return answer.status, await answer.text()
 
     def quiet(self) -> bool:
-        statistics = self.proxy.router.statistics
+        statistics = self.router.statistics
         ended = sum(statistics.endings.values()) == statistics.submitted
         return bool(ended and statistics.waiting == statistics.in_flight == 0)
 
@@ -148,7 +148,7 @@ async def bench(**changes: Any) -> AsyncIterator[Bench]:
 @pytest.mark.parametrize("way", ["trouble", "hang_up"])
 def test_a_request_goes_elsewhere_when_an_engine_fails_before_its_first_byte(way: str) -> None:
     async def main() -> None:
-        async with bench() as it:
+        async with bench(open_s=30.0) as it:
             it.fakes[0].handler = getattr(it.fakes[0], way)
             for _ in range(8):
                 assert (await it.ask())[:2] == (200, ANSWER)
@@ -166,7 +166,7 @@ def test_output_lengths_are_learned_from_requests_that_finish(tmp_path: Path) ->
         async with bench(decision_log=str(log)) as it:
             for _ in range(100):
                 await it.ask()
-            assert it.proxy.router.statistics.failed_predictions == 0
+            assert it.router.statistics.failed_predictions == 0
 
     asyncio.run(main())
     submitted = [json.loads(line) for line in log.read_text().splitlines() if '"predicted_quantiles"' in line]
@@ -184,10 +184,10 @@ def test_an_engine_that_is_well_again_is_taken_back_and_starts_clean() -> None:
             for _ in range(4):
                 await it.ask()
             await asyncio.sleep(0.3)
-            assert [entry.status for entry in it.proxy.router.instances] == ["draining", "ready"]
+            assert [entry.status for entry in it.router.instances] == ["draining", "ready"]
             it.fakes[0].well, it.fakes[0].handler = True, it.fakes[0].answer
             await asyncio.sleep(0.4)
-            assert [(entry.status, entry.generation) for entry in it.proxy.router.instances] == [
+            assert [(entry.status, entry.generation) for entry in it.router.instances] == [
                 ("ready", 1),
                 ("ready", 0),
             ]

@@ -55,6 +55,7 @@ class InstanceStatus:
         remaining_output_tokens: Output tokens that they are expected to produce yet.
         work_s: Predicted seconds of its time that they still take.
         kv_capacity_tokens: Tokens that its KV cache holds.
+        share: How much of what others take it may take: below 1 while it starts slowly.
     """
 
     url: str
@@ -68,6 +69,7 @@ class InstanceStatus:
     remaining_output_tokens: float
     work_s: float
     kv_capacity_tokens: int
+    share: float
 
 
 class LoadedProfile:
@@ -169,22 +171,25 @@ class InstanceTable:
                 core.leave(number, now_s=0.0)
 
     @property
-    def ready(self) -> int:
-        """Instances that take requests."""
-        return sum(seat.status == "ready" for seat in self._seats)
+    def ready(self) -> list[int]:
+        """Numbers of the instances that take requests."""
+        return [number for number, seat in enumerate(self._seats) if seat.status == "ready"]
 
     @property
     def profiles(self) -> list[LoadedProfile]:
         """Profiles of the instances that are there."""
         return [seat.profile for seat in self._seats if seat.status != "gone"]
 
-    def describe(self, figures: list[dict[str, Any]]) -> list[InstanceStatus]:
-        """The instances with what the state machine says of them."""
+    def describe(self, figures: list[dict[str, Any]], shares: dict[int, float]) -> list[InstanceStatus]:
+        """The instances with what the state machine says of them, and their shares where these are below 1."""
+        own = {"instance", "status", "work_seconds"}
         return [
             InstanceStatus(
                 url=seat.url,
+                status=seat.status,
                 work_s=entry["work_seconds"],
-                **{name: entry[name] for name in entry if name not in {"instance", "work_seconds"}},
+                share=shares.get(number, 1.0),
+                **{name: entry[name] for name in entry if name not in own},
             )
-            for seat, entry in zip(self._seats, figures, strict=True)
+            for number, (seat, entry) in enumerate(zip(self._seats, figures, strict=True))
         ]

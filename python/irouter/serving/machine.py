@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import heapq
 import math
 import os
@@ -13,42 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 from irouter._core import Decision, IrouterError
 from irouter.serving.attendant import Attendant
+from irouter.serving.decision_log import expected
 from irouter.serving.errors import ClosedError, DeadlineError, NoInstanceError, QueueFullError
 from irouter.serving.guard import Guard
 from irouter.serving.instances import InstanceTable
 from irouter.serving.lease import Ending, Lease, Ticket
+from irouter.serving.slow_start import SlowStart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from irouter._core import Impact
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
     from irouter.serving.instances import InstanceStatus, LoadedProfile
+    from irouter.serving.limits import Limits
     from irouter.serving.request import PreparedRequest
+    from irouter.serving.slow_start import Ramp
 
+    Observer = Callable[[dict[str, Any]], object]
     Wake = Callable[[], object]
 
 # Leases that nothing was heard of are looked for this often in a time to live.
 _SWEEPS = 4
+# While requests wait, instances that start slowly are looked at this often.
+_SLOW_START_TICK_S = 1.0
 # What each ending is to the state machine.
 _EVENTS = {Ending.FINISHED: "finished", Ending.FAILED: "failed", Ending.EXPIRED: "failed"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds requests at a live router.
-
-    Attributes:
-        lease_ttl_s: A lease of which nothing is heard for so long has failed; it is found within a quarter of
-            the time more.
-        max_waiting: Most requests that wait.
-        renew_after_s: When the state machine's clock, which ends after 106 days, begins anew.
-    """
-
-    lease_ttl_s: float
-    max_waiting: int
-    renew_after_s: float = 90 * 86_400.0
 
 
 class Machine:
@@ -62,8 +52,10 @@ class Machine:
         make_core: Callable[[], Core],
         limits: Limits,
         log: DecisionLog | None,
+        observe: Observer | None = None,
     ) -> None:
         self.table = InstanceTable()
+        self._slow_start = SlowStart()
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
         self._make_core = make_core
@@ -71,6 +63,9 @@ class Machine:
         self._fallbacks_before = 0
         self._limits = limits
         self._log = log
+        self._observers: list[Observer] = [] if log is None else [log.write]
+        if observe is not None:
+            self._observers.append(observe)
         self.failed_predictions = 0
         self._epoch_s = time.monotonic()
         self._waiting: dict[int, Ticket] = {}
@@ -123,6 +118,10 @@ class Machine:
             excluded = self.table.numbers(exclude)
             ticket = self._take_in(request, now := self._now())
             started = time.perf_counter()
+            if self._slow_start.active:
+                self._let_in(
+                    self._slow_start.changes(self.table, self._core.in_flight, now, beside=excluded), now
+                )
             try:
                 decision = self._core.place(ticket.key, now_s=now, excluded=excluded)
             except IrouterError as error:
@@ -195,13 +194,14 @@ class Machine:
 
     # ------------------------------------------------------------------------------------------------ instances
 
-    def join(self, url: str, profile: LoadedProfile) -> None:
-        """An instance takes requests from now on."""
+    def join(self, url: str, profile: LoadedProfile, ramp: Ramp) -> None:
+        """An instance takes requests from now on, few at first where its ramp is long."""
         with self._guard:
             self._check_open()
             number, now = self.table.free_number(url), self._now()
             self._core.join(number, profile.text, now_s=now)
             self.table.join(number, url, profile)
+            self._slow_start.begin(number, ramp, now)
             self._changed = True
             self._note(now, "joined", instance=number, url=url, profile=profile.text)
 
@@ -210,6 +210,7 @@ class Machine:
         with self._guard:
             self._check_open()
             number, now = self.table.number(url), self._now()
+            self._let_in(self._slow_start.end(number), now)
             self._core.drain(number, now_s=now)
             self.table.set_status(number, "draining")
             self._changed = True
@@ -230,6 +231,7 @@ class Machine:
         with self._guard:
             self._check_open()
             number, now = self.table.number(url), self._now()
+            self._let_in(self._slow_start.end(number), now)
             lost = set(self._core.leave(number, now_s=now))
             self.table.set_status(number, "gone")
             self._changed = True
@@ -262,7 +264,7 @@ class Machine:
     def instances(self) -> list[InstanceStatus]:
         """Every instance, by number."""
         with self._guard:
-            return self.table.describe(self._core.instances)
+            return self.table.describe(self._core.instances, self._slow_start.shares(self._now()))
 
     @property
     def fallbacks(self) -> int:
@@ -324,6 +326,7 @@ class Machine:
                 if ticket.produced_tokens:
                     core.progress(ticket.key, ticket.produced_tokens, now_s=0.0)
         self.table.restore_statuses(core)
+        self._slow_start.renew(passed_s)
         self._leased = {ticket.key: ticket for ticket in tickets if ticket.decision is not None}
         self._waiting = {ticket.key: ticket for ticket in tickets if ticket.decision is None}
         self._deadlines = [(at_s - passed_s, number, ticket) for at_s, number, ticket in self._deadlines]
@@ -333,8 +336,16 @@ class Machine:
         self._epoch_s += passed_s
 
     def _note(self, now: float, event: str, **fields: Any) -> None:
-        if self._log is not None:
-            self._log.write({"at_s": now, "event": event, **fields})
+        if self._observers:
+            record = {"at_s": now, "event": event, **fields}
+            for observe in self._observers:
+                observe(record)
+
+    def _let_in(self, changes: Iterable[tuple[int, bool]], now: float) -> None:
+        """Lets instances take requests or none, without a word of it in the table: it is not the operator's wish."""
+        for number, takes in changes:
+            (self._core.resume if takes else self._core.drain)(number, now_s=now)
+            self._note(now, "resumed" if takes else "draining", instance=number)
 
     def _take_in(self, request: PreparedRequest, now: float) -> Ticket:
         self._check_open()
@@ -356,6 +367,8 @@ class Machine:
         self._hold_until_s = None
         while self._waiting and self.table.ready:
             started = time.perf_counter()
+            if self._slow_start.active:
+                self._let_in(self._slow_start.changes(self.table, self._core.in_flight, now), now)
             try:
                 outcome = self._core.decide(now)
             except IrouterError as error:
@@ -388,7 +401,7 @@ class Machine:
             waited_s=decision.waited_s,
             cached_tokens=decision.cached_tokens,
             fallback=decision.fallback,
-            impact=None if decision.impact is None else decision.impact.explanation,
+            **expected(decision.impact),
             **({} if excluded is None else {"excluded": excluded}),
         )
         self._wake(ticket)
@@ -441,7 +454,13 @@ class Machine:
                 self._pump(self._now())
             while self._deadlines and self._deadlines[0][2].key not in self._waiting:
                 heapq.heappop(self._deadlines)
-            times = (self._hold_until_s, self._sweep_s, self._deadlines[0][0] if self._deadlines else None)
+            ramps_s = self._now() + _SLOW_START_TICK_S if self._waiting and self._slow_start.active else None
+            times = (
+                self._hold_until_s,
+                self._sweep_s,
+                self._deadlines[0][0] if self._deadlines else None,
+                ramps_s,
+            )
             for at_s in times:
                 if at_s is not None:
                     self._attendant.ring_at(self._epoch_s + at_s)
@@ -453,7 +472,7 @@ class Machine:
             if self._closed is not None:
                 return
             now = self._now()
-            if self._hold_until_s is not None and self._hold_until_s <= now:
+            if self._slow_start.active or (self._hold_until_s is not None and self._hold_until_s <= now):
                 self._changed = True
             while self._deadlines and self._deadlines[0][0] <= now:
                 *_, ticket = heapq.heappop(self._deadlines)

@@ -14,11 +14,13 @@ from irouter.serving.acquisition import Acquisition
 from irouter.serving.decision_log import DecisionLog
 from irouter.serving.foresight import Foresight, Predictor, PredictorFront, foresee, foresee_async
 from irouter.serving.instances import Instance, InstanceStatus, LoadedProfile, check_url
-from irouter.serving.machine import Limits, Machine
+from irouter.serving.limits import Limits
+from irouter.serving.machine import Machine
 from irouter.serving.request import PreparedRequest, RequestFields, encodable, number_of
+from irouter.serving.slow_start import Ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from irouter._core import Impact
@@ -79,6 +81,7 @@ class Router:
         tenant_weights: Mapping[str | int, float] | None = None,
         log: str | Path | None = None,
         log_limit_bytes: int = 1 << 30,
+        observe: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         """Makes a router.
 
@@ -97,6 +100,8 @@ class Router:
             tenant_weights: Shares of tenants in the queue; a tenant that is not named has weight 1.
             log: Write every event and decision to this file, for `irouter replay`.
             log_limit_bytes: The log ends at this size.
+            observe: Called with each record of that log, whether or not it is written. The router waits for it: it
+                has to return at once, must not raise, change the record or call the router.
 
         Raises:
             IrouterError: For a bad instance, profile, policy or limit.
@@ -124,7 +129,7 @@ class Router:
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._machine = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal)
+        self._machine = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal, observe)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)
@@ -217,21 +222,32 @@ class Router:
 
     # ---------------------------------------------------------------------------------------------- instances
 
-    def add_instance(self, url: str, *, profile: str | Path | None = None) -> None:
+    def add_instance(
+        self,
+        url: str,
+        *,
+        profile: str | Path | None = None,
+        slow_start_s: float = 0.0,
+        slow_start_share: float = 0.25,
+    ) -> None:
         """An instance takes requests from now on. One that was removed before starts clean.
 
         Args:
             url: Its base URL.
             profile: Its profile; without it the one that the router was made with.
+            slow_start_s: For so many seconds it holds at most a share of the requests that instances hold on average
+                which have started before; 0: it takes what the policy gives it at once.
+            slow_start_share: That share at first, above 0; it grows evenly to 1.
 
         Raises:
-            IrouterError: For a bad URL or profile, or an instance that is there.
+            IrouterError: For a bad URL, profile, time or share, or an instance that is there.
         """
         check_url(url)
+        ramp = Ramp(slow_start_s, slow_start_share)
         loaded = self._default_profile if profile is None else LoadedProfile(profile)
         if loaded is None:
             raise IrouterError(f"instance {url} has no profile, expected one with it or for the router")
-        self._machine.join(url, loaded)
+        self._machine.join(url, loaded, ramp)
 
     def drain_instance(self, url: str) -> None:
         """An instance takes no more requests, and finishes those it has.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from irouter.serving.lease import Lease
     from irouter.serving.proxy.config import ProxyConfig
     from irouter.serving.proxy.health import HealthKeeper
-    from irouter.serving.proxy.metrics import ProxyMetrics
+    from irouter.serving.proxy.metrics import PoolMetrics
     from irouter.serving.request import RequestFields
     from irouter.serving.router import Router
 
@@ -99,7 +99,7 @@ class Forwarder:
         config: ProxyConfig,
         session: aiohttp.ClientSession,
         health: HealthKeeper,
-        metrics: ProxyMetrics,
+        metrics: PoolMetrics,
     ) -> None:
         self._router = router
         self._config = config

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
 from irouter.serving.proxy.journal import note
 
 if TYPE_CHECKING:
+    from irouter.serving.instances import Instance
     from irouter.serving.proxy.config import ProxyConfig
     from irouter.serving.router import Router
+
+_WELL: Final = 200
 
 
 @dataclasses.dataclass(slots=True)
 class _Breaker:
+    instance: Instance
+    task: asyncio.Task[None] | None = None
     failures: int = 0
     open_until_s: float | None = None
 
@@ -33,8 +38,18 @@ class HealthKeeper:
         self._router = router
         self._config = config
         self._session = session
-        self._breakers = {instance.url: _Breaker() for instance in config.instances}
-        self._tasks = [asyncio.create_task(self._watch(url)) for url in self._breakers]
+        self._breakers: dict[str, _Breaker] = {}
+
+    def add(self, instance: Instance) -> None:
+        """An instance is to be watched from now on."""
+        breaker = self._breakers[instance.url] = _Breaker(instance)
+        breaker.task = asyncio.create_task(self._watch(breaker))
+
+    def remove(self, url: str) -> None:
+        """An instance is watched no more; what is heard of it later changes nothing."""
+        task = self._breakers.pop(url).task
+        if task is not None:
+            task.cancel()
 
     def ready_beside(self, urls: set[str]) -> int:
         """Instances that take requests, beside some."""
@@ -44,11 +59,15 @@ class HealthKeeper:
 
     def worked(self, url: str) -> None:
         """An instance answered."""
-        self._breakers[url].failures = 0
+        breaker = self._breakers.get(url)
+        if breaker is not None:
+            breaker.failures = 0
 
     def failed(self, url: str, reason: str) -> None:
         """An instance failed a request, or to say that it is well."""
-        breaker = self._breakers[url]
+        breaker = self._breakers.get(url)
+        if breaker is None:
+            return
         breaker.failures += 1
         if breaker.failures < self._config.failures_to_open:
             return
@@ -59,18 +78,22 @@ class HealthKeeper:
 
     async def close(self) -> None:
         """Ends the watching."""
-        for task in self._tasks:
+        tasks = [breaker.task for breaker in self._breakers.values() if breaker.task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, url: str) -> None:
-        breaker = self._breakers[url]
+    async def _watch(self, breaker: _Breaker) -> None:
+        url = breaker.instance.url
         timeout = aiohttp.ClientTimeout(total=self._config.health_timeout_s)
         while True:
             await asyncio.sleep(self._config.health_interval_s)
             try:
-                async with self._session.get(f"{url}/health", timeout=timeout) as answer:
-                    well, reason = answer.ok, f"health: status {answer.status}"
+                # An engine that redirects would choose where the proxy connects to.
+                async with self._session.get(
+                    f"{url}/health", timeout=timeout, allow_redirects=False
+                ) as answer:
+                    well, reason = answer.status == _WELL, f"health: status {answer.status}"
             except (aiohttp.ClientError, TimeoutError) as error:
                 well, reason = False, f"health: {type(error).__name__}"
             if not well:
@@ -79,15 +102,19 @@ class HealthKeeper:
                 # Its requests may fail while it says that it is well: only they forgive themselves.
                 continue
             elif breaker.open_until_s <= time.monotonic():
-                self._take_back(url)
+                self._take_back(breaker.instance)
                 breaker.failures, breaker.open_until_s = 0, None
                 note("instance_back", instance=url)
 
-    def _take_back(self, url: str) -> None:
-        idle = any(entry.url == url and entry.in_flight == 0 for entry in self._router.instances)
-        if idle:
-            profiles = {instance.url: instance.profile for instance in self._config.instances}
+    def _take_back(self, instance: Instance) -> None:
+        url = instance.url
+        if any(entry.url == url and entry.in_flight == 0 for entry in self._router.instances):
             self._router.remove_instance(url)
-            self._router.add_instance(url, profile=profiles[url])
+            self._router.add_instance(
+                url,
+                profile=instance.profile,
+                slow_start_s=self._config.slow_start_s,
+                slow_start_share=self._config.slow_start_share,
+            )
         else:
             self._router.resume_instance(url)
