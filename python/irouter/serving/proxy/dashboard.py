@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from irouter.serving.proxy.pool import Pool
     from irouter.serving.proxy.window import Seen, Window
 
-_FILES: Final = {"": "index.html", "dashboard.css": "dashboard.css", "dashboard.js": "dashboard.js"}
-_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_FILES: Final = {
+    "": ("index.html", "text/html"),
+    "dashboard.css": ("dashboard.css", "text/css"),
+    "dashboard.js": ("dashboard.js", "text/javascript"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
+}
 # Nothing from elsewhere, nothing inline, in no frame, and no copy that outlives the tab.
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -80,11 +84,11 @@ class Dashboard:
 
     async def page(self, request: web.Request) -> web.Response:
         """A file of the page."""
-        name = _FILES.get(request.match_info.get("file", ""))
-        if name is None:
+        found = _FILES.get(request.match_info.get("file", ""))
+        if found is None:
             raise web.HTTPNotFound
+        name, kind = found
         content = (resources.files(__package__) / "dashboard_page" / name).read_bytes()
-        kind = _TYPES["." + name.rpartition(".")[2]]
         return web.Response(body=content, content_type=kind, charset="utf-8", headers=_HEADERS)
 
     async def state(self, _request: web.Request) -> web.Response:

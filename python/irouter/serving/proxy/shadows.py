@@ -183,7 +183,7 @@ def _trace(seen: Sequence[Seen], profile: LoadedProfile) -> tuple[Trace, _core.W
         input_tokens=prompts,
         output_tokens=np.clip(output, 1, np.maximum(1, profile.max_model_len - prompts)),
     )
-    blocks = [np.array(entry.fields["prompt_blocks"] or (), dtype=np.uint64) for entry in seen]
+    blocks = [_blocks(entry, profile.block_tokens) for entry in seen]
     workload = _core.Workload(
         trace.arrival_s,
         trace.input_tokens,
@@ -214,6 +214,15 @@ def _quantiles(fields: dict[str, Any]) -> list[float]:
         return [float(quantile) for quantile in quantiles]
     tokens = fields["max_tokens"] if fields["predicted_tokens"] is None else fields["predicted_tokens"]
     return [float(tokens)] * len(_core.LENGTH_LEVELS)
+
+
+def _blocks(entry: Seen, block_tokens: int) -> NDArray[np.uint64]:
+    """Hashes of a prompt, as many as it has full blocks: its tokens are an estimate and may not fit its text."""
+    full = entry.fields["prompt_tokens"] // block_tokens
+    hashes = list(entry.fields["prompt_blocks"] or ())[:full]
+    # What nobody else has: no two requests share what is not known of them.
+    unknown = ((entry.number << 24) + block for block in range(len(hashes), full))
+    return np.array([*hashes, *unknown], dtype=np.uint64)
 
 
 def _codes(values: Sequence[object]) -> NDArray[np.int64]:
