@@ -143,8 +143,10 @@ def test_what_cannot_be_said_is_told() -> None:
         window(submitted(number, 0.1 * number, predicted_tokens=None))
         window(dispatched(number, 0.1 * number))
         window(finished(number, 0.1 * number + 1, 20))
-    mixed = shadows_of(pool_of(window, "least_work", (PROFILE, "llama-3.1-8b@h100")))
+    mixed = pool_of(window, "least_work", (PROFILE, "llama-3.1-8b@h100"))
     with pytest.raises(irouter.IrouterError, match="2 profiles"):
-        mixed.look()
+        shadows_of(mixed).look()
+    with pytest.raises(irouter.IrouterError, match="rund_robin"):
+        shadows_of(mixed, "rund_robin")
     outlook = shadows_of(pool_of(window, "least_work", (PROFILE,)), "random").look()
     assert outlook.rows[0].ttft_s is None, "nothing was streamed"

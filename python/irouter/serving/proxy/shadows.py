@@ -79,6 +79,9 @@ class Shadows:
         self._own = own.label
         names = [] if own.is_external else [pool.config.policy]
         self._policies = [*names, *(policy for policy in policies if choice_of(policy).label != own.label)]
+        for policy in self._policies:
+            # A name that nobody knows is an error now, not in a thread later.
+            _core.Router([], choice_of(policy).to_spec())
         self._interval_s = interval_s
         self._window_s = window_s
         self._max_hold_s = max_hold_s
