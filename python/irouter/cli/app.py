@@ -8,6 +8,7 @@ from irouter.cli import (
     calibrate,
     capacity,
     compare,
+    demo,
     engine,
     listing,
     predictor,
@@ -38,6 +39,7 @@ app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=replay.EXAMPLES)(replay.replay)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=engine.EXAMPLES)(engine.engine)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command()(listing.scenarios)
 app.command()(listing.policies)
 app.add_typer(bench.app, name="bench")
