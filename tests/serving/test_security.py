@@ -42,6 +42,9 @@ def test_by_default_it_listens_on_loopback_and_has_no_admin_api() -> None:
             ProxyConfig(instances=config.instances, host=host)
         with pytest.raises(IrouterError, match="beyond loopback"):
             ProxyConfig(instances=config.instances, host=host, admin_key="an admin key is for no client")
+    for address in ("169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "0.0.0.0"):  # noqa: S104 - refused
+        with pytest.raises(IrouterError, match="no engine is at"):
+            ProxyConfig(instances=(Instance(f"http://{address}:80", PROFILE),))
     with pytest.raises(IrouterError, match="also the key of a client"):
         ProxyConfig(instances=config.instances, keys=(ApiKey("a", "same"),), admin_key="same")
 

@@ -61,6 +61,14 @@ async def resolve(host: str, port: int) -> list[Address]:
     return sorted(addresses, key=lambda address: (address.version, int(address)))
 
 
+def check_engine_url(url: str) -> None:
+    """Raises: IrouterError for what is not the base URL of an instance, or an address where none can be."""
+    check_url(url)
+    address = literal(urllib.parse.urlsplit(url).hostname or "")
+    if address is not None and is_forbidden(address):
+        raise IrouterError(f"instance URL {url!r}: no engine is at {address}, expected the address of a host")
+
+
 def check_dns_url(url: str) -> None:
     """Raises: IrouterError for what is no `http://NAME:PORT` whose name stands for several engines."""
     check_url(url)

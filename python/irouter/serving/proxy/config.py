@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from irouter._core import IrouterError
 from irouter.evaluation.policies import choice_of
-from irouter.serving.instances import Instance, check_url
-from irouter.serving.proxy.addresses import Allowed, check_dns_url
+from irouter.serving.proxy.addresses import Allowed, check_dns_url, check_engine_url
+
+if TYPE_CHECKING:
+    from irouter.serving.instances import Instance
 
 DEFAULT_PROFILE: Final = "llama-3.1-8b@h100"
 
@@ -185,7 +187,7 @@ class ProxyConfig:
                 check_dns_url(url)
         urls = [instance.url for pool in self.pools for instance in pool.instances]
         for url in urls:
-            check_url(url)
+            check_engine_url(url)
         if len(set(urls)) < len(urls):
             raise IrouterError(f"instances are {', '.join(urls)}, expected each once")
 

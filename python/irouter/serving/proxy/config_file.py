@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from irouter._core import IrouterError
 from irouter._names import unknown
-from irouter.serving.instances import Instance, check_url
+from irouter.serving.instances import Instance
+from irouter.serving.proxy.addresses import check_engine_url
 from irouter.serving.proxy.config import DEFAULT_PROFILE, ApiKey, PoolConfig, ProxyConfig
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def read_instances(path: Path, pools: Sequence[PoolConfig]) -> dict[str | None, 
             raise unknown("table", name, ["instances"], "the file of instances has [[instances]] only")
     found = _tables(data, "instances", _INSTANCE, required=("url",))
     for table in found:
-        check_url(table["url"])
+        check_engine_url(table["url"])
     profiles = {pool.model: pool.profile for pool in pools}
     return {
         model: tuple(Instance(table["url"], table.get("profile", profiles[model])) for table in tables)
