@@ -54,7 +54,7 @@ requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allow
 	compile="$(UV) pip compile --quiet $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 		--no-emit-package irouter-llm pyproject.toml"; \
 	$$compile --extra dev -o requirements/dev.txt; \
-	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt; \
+	$$compile --extra serve --group build -c requirements/dev.txt -o requirements/demo.txt; \
 	$$compile --extra train --group train-tests -c requirements/dev.txt -o requirements/train.txt
 
 # ---------------------------------------------------------------------------------------------------------- build
@@ -73,11 +73,12 @@ $(VENV)/.release: $(VENV)/.demo $(SOURCES)
 build-release: $(VENV)/.release ## Build the extension module with full optimisation
 
 .PHONY: demo
-demo: build-release ## Compare routing policies on a real trace (or a generated one) and write a report
+demo: build-release ## Compare routing policies on a real trace (or a generated one), write a report, and show one live
 	@mkdir -p $(REPORT)
 	@if [ -f $(TRACE) ]; then scenario="azure-conv --trace $(TRACE)"; else scenario="conversation"; fi; \
 	set -x; $(BIN)/irouter compare $$scenario --policies $(DEMO_POLICIES) --sweep 0.5:1.1:0.2 --json $(REPORT)/demo.json --html $(REPORT)/demo.html
-	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."
+	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."; echo
+	$(BIN)/irouter demo
 
 # ---------------------------------------------------------------------------------------------------------- tests
 
