@@ -194,7 +194,7 @@ def test_the_proxy_reads_the_metrics_of_emulated_engines() -> None:
         with Server("serve", *arguments) as proxy, httpx2.Client(timeout=30) as client:
             eventually(
                 lambda: (
-                    f'irouter_engine_report_age_seconds{{instance="{emulated.url}"}} 0.'
+                    f'irouter_engine_report_age_seconds{{instance="{emulated.url}",model=""}} 0.'
                     in client.get(proxy.url + "/metrics").text
                 ),
                 30,
