@@ -4,7 +4,7 @@ import abc
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import fastapi
@@ -45,8 +45,8 @@ def host(routing: Routing, endpoints: list[EndpointInfo]) -> fastapi.FastAPI:
     @app.post("/v1/completions")
     async def complete(request: fastapi.Request) -> fastapi.Response:
         body = json.loads(await request.body())
-        assert isinstance(app.state.router, SessionRouter)
-        url = await app.state.router.route_request(endpoints, {}, {}, request, body)
+        assert isinstance(routing, SessionRouter)
+        url = await routing.route_request(endpoints, {}, {}, request, body)
         headers = {"x-engine": url}
         if body.get("breaks"):
             raise ZeroDivisionError
@@ -75,10 +75,8 @@ def ask(app: fastapi.FastAPI, *bodies: dict[str, Any], headers: Any = None) -> l
     async def together() -> list[Any]:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://stack") as client:
-            calls = (
-                client.post("/v1/completions", json={"prompt": "Hello", **body}, headers=headers)
-                for body in bodies
-            )
+            whole = [{"prompt": "Hello", **body} for body in bodies]
+            calls = (client.post("/v1/completions", json=body, headers=headers) for body in whole)
             return await asyncio.gather(*calls)
 
     return asyncio.run(together())
@@ -86,12 +84,10 @@ def ask(app: fastapi.FastAPI, *bodies: dict[str, Any], headers: Any = None) -> l
 
 def test_requests_go_where_the_router_says_and_their_ends_are_told(router: irouter.Router) -> None:
     app = host(Routing(router), [EndpointInfo(url) for url in URLS])
-    learned: list[int] = []
     answers = ask(app, *({"stream": number % 2 == 0, "max_tokens": 40} for number in range(10)))
     assert {answer.headers["x-engine"] for answer in answers} == set(URLS)
     assert router.statistics.endings == {Ending.FINISHED: 10}
     assert_idle(router)
-    assert learned == []
 
 
 def test_streamed_tokens_are_told_while_they_come(router: irouter.Router) -> None:
@@ -127,7 +123,9 @@ def test_failures_and_clients_that_leave_end_their_leases(router: irouter.Router
             "query_string": b"",
         }
         body = json.dumps({"prompt": "Hello", "stream": True, "pause_s": 0.02}).encode()
-        messages = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
+        messages: Iterator[dict[str, Any]] = iter(
+            [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+        )
 
         async def receive() -> Any:
             message = next(messages)

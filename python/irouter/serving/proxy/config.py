@@ -117,8 +117,6 @@ class ProxyConfig:
     tls_key: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.instances:
-            raise IrouterError("the proxy has no instance, expected at least one: --instance URL")
         for instance in self.instances:
             check_url(instance.url)
         for name, least in _LEAST.items():
@@ -168,7 +166,11 @@ _TABLES: Final = ("instances", "keys")
 
 
 def read_config(
-    path: Path | None, changes: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ
+    path: Path | None,
+    changes: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    needs_instance: bool = True,
 ) -> ProxyConfig:
     """Settings from a TOML file, then `changes`, each by the names of `ProxyConfig`.
 
@@ -177,7 +179,7 @@ def read_config(
     the variable `IROUTER_API_KEY` is the only key, where it is set. Secrets are not in the file.
 
     Raises:
-        IrouterError: Naming the setting.
+        IrouterError: Naming the setting, or for no instance where one is needed: a daemon's may come later.
     """
     data = _read(path) if path is not None else {}
     settings: dict[str, Any] = {}
@@ -193,6 +195,8 @@ def read_config(
     profile = settings.get("profile", DEFAULT_PROFILE)
     urls = changes.get("instances") or ()
     tables = [{"url": url} for url in urls] or _tables(data, "instances", {"url": str, "profile": str})
+    if needs_instance and not tables:
+        raise IrouterError("the proxy has no instance, expected at least one: --instance URL")
     settings["instances"] = tuple(Instance(table["url"], table.get("profile", profile)) for table in tables)
     keys = _tables(data, "keys", {"name": str, "env": str, "weight": float})
     if not keys and environment.get("IROUTER_API_KEY"):
