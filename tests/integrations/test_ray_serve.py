@@ -1,4 +1,4 @@
-"""Our request router inside a real Ray Serve application."""
+"""Our request router inside Ray Serve: its own routing, and a real application on a local cluster."""
 
 import json
 import os
@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 
 pytestmark = [
-    pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not PYTHON.exists(), reason="`make peers` installs Ray Serve"),
 ]
 
 
-def drive(*arguments: str) -> dict[str, Any]:
+def drive(name: str, *arguments: str) -> dict[str, Any]:
     ended = subprocess.run(  # noqa: S603 - our own driver
-        [PYTHON, ROOT / "tests/integrations/drive_ray_serve.py", *arguments],
+        [PYTHON, ROOT / "tests/integrations" / name, *arguments],
         capture_output=True,
         text=True,
         timeout=500,
@@ -53,16 +53,37 @@ def check(result: dict[str, Any]) -> None:
     assert result["instances"] == ["ready", "ready"]
 
 
+def test_serves_own_routing_asks_our_router_and_gives_leases_back() -> None:
+    scenes = drive("drive_ray_router.py")
+    assert scenes["by_work"] == {
+        "chosen": ["a", "b", "b", "b"],
+        "in_flight": 0,
+        "endings": {"finished": 4},
+        "leases": 0,
+    }
+    full = scenes["full_replicas_are_left_out"]
+    assert (full["chosen"], full["in_flight"], full["leases"]) == (["b"] * 3, 0, 0)
+    assert full["endings"]["finished"] == 3
+    cancelled = scenes["cancelled_while_all_are_full"]
+    assert (cancelled["in_flight"], cancelled["leases"]) == (0, 0)
+    assert set(cancelled["endings"]) <= {"cancelled", "refused", "dropped"}
+    changing = scenes["replicas_come_and_go"]
+    assert (changing["before"], changing["after"], changing["new"]) == (["a", "a", "b", "b"], ["b"] * 4, "c")
+    assert changing["endings"]["lost"] == 2
+
+
+@pytest.mark.real
 def test_serve_routes_by_our_router_and_every_lease_comes_back() -> None:
-    check(drive())
+    check(drive("drive_ray_serve.py"))
 
 
+@pytest.mark.real
 def test_handles_of_a_host_share_a_daemon(tmp_path: Path) -> None:
     path = tmp_path / "router.sock"
     with (
         irouter.Router(policy="least_work", profile="llama-3.1-8b@h100") as router,
         DaemonThread(router, path),
     ):
-        check(drive(str(path)))
+        check(drive("drive_ray_serve.py", str(path)))
         assert_idle(router)
         assert router.statistics.submitted >= 66

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ except ModuleNotFoundError as error:  # it is the host: the extra [ray] has Ray 
     ) from error
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from irouter.serving.base_router import BaseRouter
@@ -120,7 +122,13 @@ class IrouterRequestRouter(RequestRouter):  # type: ignore[misc]  # not typed fo
             lease.cancel()
             return []
         self._leases[key] = lease
+        # A request that is cancelled before it is sent never completes.
+        pending_request.future.add_done_callback(functools.partial(self._decided, key))
         return [[replica]]
+
+    def _decided(self, key: str, decided: asyncio.Future[Any]) -> None:
+        if decided.cancelled() and (lease := self._leases.pop(key, None)) is not None:
+            lease.cancel()
 
     def on_request_completed(self, _replica_id: Any, internal_request_id: str) -> None:
         """A request is complete, or broke: Serve does not say which."""
