@@ -169,9 +169,14 @@ TUNABLE = $(shell $(BIN)/python -c 'from irouter.evaluation.registry import regi
 tune: $(VENV)/.dev build-release ## Search the constants of every rule with one budget, and ship what is found
 	for policy in $(TUNABLE); do $(BIN)/irouter tune $$policy --out python/irouter/tuned.toml; done
 
+.PHONY: faults
+faults: $(VENV)/.dev build-release ## Clients that leave, engines that die, SIGTERM: what came of 10,000 requests
+	$(BIN)/python tools/faults.py
+
 .PHONY: soak
-soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
+soak: $(VENV)/.dev build-release ## The property tests again with many more cases, a million events, and the slow Python tests
 	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked
+	$(BIN)/python tools/fuzz_router.py --events 1000000
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -q -m "not real" --timeout 1800
 
 # -------------------------------------------------------------------------------------------------------- tidying

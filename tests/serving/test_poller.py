@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import irouter
 from irouter import IrouterError
-from irouter.serving import MetricsPoller
 from irouter.serving.engine_metrics import read_engine_metrics
+from irouter.serving.poller import MetricsPoller
 from irouter.serving.replay import replay
 from serving.support import URLS, Server, assert_idle, eventually
 

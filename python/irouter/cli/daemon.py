@@ -68,7 +68,7 @@ def daemon(
         "poll_s": poll_seconds,
         "decision_log": None if decision_log is None else str(decision_log),
     }
-    settings = read_config(config, changes)
+    settings = read_config(config, changes, needs_instance=False)
     pool = settings.check_for_daemon()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())

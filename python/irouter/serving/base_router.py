@@ -112,6 +112,7 @@ class BaseRouter:
     def impact(self, **request: Unpack[RequestFields]) -> dict[str, Impact]:
         """What a request would cost on each instance that is ready and can hold it, by URL; nothing is placed.
 
+        >>> from irouter import Router
         >>> router = Router(["http://a:8000", "http://b:8000"], profile="llama-3.1-8b@h100")
         >>> impact = router.impact(prompt_tokens=500, max_tokens=200)
         >>> impact["http://a:8000"].e2e_s < 5
@@ -194,7 +195,9 @@ class BaseRouter:
     def report(
         self, url: str, *, waiting: int, running: int, kv_usage: float, queued_prefill_tokens: int = 0
     ) -> None:
-        """What an engine says of itself now, where somebody reads its metrics (`irouter.serving.MetricsPoller` does).
+        """What an engine says of itself now, where somebody reads its metrics.
+
+        `irouter.serving.poller.MetricsPoller` does.
 
         Nothing depends on reports. A router with `shared_instances` takes from them what others have sent there.
 

@@ -38,6 +38,7 @@ class MetricsPoller:
     longer than `timeout_s` is none. After three that failed in a row the router is told that the engine does
     not report any more, which also stands in the log.
 
+    >>> import irouter
     >>> router = irouter.Router(["http://a:8000"], profile="llama-3.1-8b@h100")
     >>> with MetricsPoller(router, interval_s=2.0):
     ...     pass

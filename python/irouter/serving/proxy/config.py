@@ -197,11 +197,7 @@ class ProxyConfig:
             raise IrouterError(
                 "there are [[models]], expected a `model` with each instance and a decision_log in each of them"
             )
-        more = self.instances_file is not None or self.admin_key is not None
         for pool in self.pools:
-            where = "the proxy" if pool.model is None else f"the model `{pool.model}`"
-            if not (pool.instances or pool.dns or more):
-                raise IrouterError(f"{where} has no instance, expected at least one: --instance URL")
             for url in pool.dns:
                 check_dns_url(url)
         urls = [instance.url for pool in self.pools for instance in pool.instances]
@@ -225,10 +221,17 @@ class ProxyConfig:
             raise IrouterError(
                 f"a daemon does not look for instances, found `{source}`, expected [[instances]]"
             )
-        if not self.instances:
-            raise IrouterError("a daemon has no instance, expected at least one: --instance URL")
         (pool,) = self.pools
         return pool
+
+    def check_instances(self) -> None:
+        """Raises: IrouterError for a pool that has no instance and that nothing could give one."""
+        own = self.daemon is None
+        more = own and (self.instances_file is not None or self.admin_key is not None)
+        for pool in self.pools:
+            where = "the proxy" if pool.model is None else f"the model `{pool.model}`"
+            if not (pool.instances or pool.dns or more):
+                raise IrouterError(f"{where} has no instance, expected at least one: --instance URL")
 
     def _check_keys(self) -> None:
         names = [key.name for key in self.keys]

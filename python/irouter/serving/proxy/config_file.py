@@ -35,7 +35,11 @@ _OF_ALL: Final = ("policy", "profile", "predictor")
 
 
 def read_config(
-    path: Path | None, changes: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ
+    path: Path | None,
+    changes: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    needs_instance: bool = True,
 ) -> ProxyConfig:
     """Settings from a TOML file, then `changes`, each by the names of `ProxyConfig`.
 
@@ -46,7 +50,7 @@ def read_config(
     `admin_key_env` it is `IROUTER_ADMIN_KEY`. Secrets are not in the file.
 
     Raises:
-        IrouterError: Naming the setting.
+        IrouterError: Naming the setting, or for no instance where one is needed: a daemon's may come later.
     """
     data = _read(path) if path is not None else {}
     settings: dict[str, Any] = {}
@@ -80,7 +84,10 @@ def read_config(
         if variable in data:
             settings[secret] = _secret(_checked(variable, data[variable], str), environment)
     settings.setdefault("admin_key", environment.get("IROUTER_ADMIN_KEY") or None)
-    return ProxyConfig(**settings)
+    config = ProxyConfig(**settings)
+    if needs_instance:
+        config.check_instances()
+    return config
 
 
 def read_instances(path: Path, pools: Sequence[PoolConfig]) -> dict[str | None, tuple[Instance, ...]]:
