@@ -11,7 +11,7 @@ from typing import Any, Final
 # Bounds of memory, whatever the rate and the prompts.
 _MOST_REQUESTS: Final = 2000
 _MOST_BLOCKS: Final = 1 << 19
-_DECISIONS: Final = 24
+_DECISIONS: Final = 12
 _RATE_SECONDS: Final = 120
 
 
