@@ -180,7 +180,8 @@ def test_aborts_reach_the_engines_and_leave_nothing_behind(
     assert_quiet(proxy, *engines)
     after = figures(proxy)
     endings = {
-        name: after.get(f'irouter_endings_total{{ending="{name}"}}', 0) for name in ("finished", "cancelled")
+        name: after.get(f'irouter_endings_total{{ending="{name}",model=""}}', 0)
+        for name in ("finished", "cancelled")
     }
     ended = after["irouter_endings_total"] - before["irouter_endings_total"]
     assert endings["finished"] >= outcomes.count("200")
