@@ -95,7 +95,7 @@ def test_it_shows_what_happens_and_goes_on_showing_it(browser: Browser, tmp_path
                 until(page, f"{taken} > 5")
                 before = int(page.evaluate(taken))
                 until(page, f"{taken} > {before + 10}")
-                until(page, "document.querySelectorAll('.decisions tr').length > 10")
+                until(page, "document.querySelectorAll('.decisions tr').length === 13")
                 assert "to the first token" in text_of(page, ".decisions .why")
                 until(page, "document.querySelectorAll('table.latency tr').length === 4")
                 rows = page.locator("table.latency td:first-child").all_inner_texts()

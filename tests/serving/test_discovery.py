@@ -151,12 +151,41 @@ def test_a_watched_file_is_followed_and_a_broken_one_changes_nothing(
 
 
 def test_a_file_that_is_broken_from_the_start_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "instances.toml"
+
     async def main() -> None:
-        async with bench(lambda _: {"instances_file": str(tmp_path / "none.toml")}):
+        async with bench(lambda _: {"instances_file": str(path)}):
             pass
 
     with pytest.raises(IrouterError, match="no file"):
         asyncio.run(main())
+    path.write_text('[[instances]]\nurl = "http://127.0.0.1:1"\nprofile = "no-such-profile"\n')
+    with pytest.raises(IrouterError, match="no-such-profile"):
+        asyncio.run(main())
+
+
+def test_an_instance_whose_profile_changes_is_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "instances.toml"
+
+    def write(url: str, profile: str) -> None:
+        path.write_text(f'[[instances]]\nurl = "{url}"\nprofile = "{profile}"\n')
+
+    def arrange(urls: list[str]) -> dict[str, Any]:
+        write(urls[0], PROFILE)
+        return {"instances_file": str(path), "discovery_interval_s": 0.02}
+
+    async def main() -> None:
+        async with bench(arrange, engines=1) as it:
+            (fake,) = it.fakes
+            before = it.router.instances[0].kv_capacity_tokens
+            write(fake.url, "no-such-profile")
+            await it.until(lambda: statuses(it) == {fake.url: "gone"})
+            write(fake.url, "llama-3.1-8b@h200")
+            await it.until(lambda: statuses(it) == {fake.url: "ready"})
+            assert it.router.instances[0].kv_capacity_tokens != before
+            assert (await it.ask())[0] == 200
+
+    asyncio.run(main())
 
 
 def test_a_name_is_resolved_again_and_kept_when_it_does_not_resolve(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from irouter import IrouterError
 from irouter.serving import Instance
@@ -86,6 +87,14 @@ def test_who_gets_in_where(
                 status, _, _ = await it.request(method, "/admin/instances", headers=given)
                 expected = {"GET": 200, "POST": 400, "DELETE": 400}[method]
                 assert status == (expected if admins == 200 else admins)
+            for path in (
+                "/%61dmin/instances",
+                "/admin%2Finstances",
+                "//admin/instances",
+                "/x/../admin/instances",
+            ):
+                async with it.session.get(URL(it.url + path, encoded=True), headers=given) as answer:
+                    assert (answer.status == 200) <= (admins == 200), "however it is written"
             assert (await it.get("/health"))[0] == 200
 
     asyncio.run(main())

@@ -12,7 +12,7 @@ from irouter._core import IrouterError
 from irouter.serving.instances import Instance
 from irouter.serving.proxy.addresses import is_forbidden, resolve
 from irouter.serving.proxy.config_file import read_instances
-from irouter.serving.proxy.journal import note
+from irouter.serving.proxy.journal import LOGGER, note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,13 +52,17 @@ class Discovery:
         """Looks again and again, until it is cancelled."""
         while True:
             await asyncio.sleep(self._config.discovery_interval_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - instances that come tomorrow must not depend on a surprise of today
+                LOGGER.exception("discovery_failed")
 
     async def look(self, *, at_start: bool = False) -> None:
         """Asks the sources that may have changed, and follows them.
 
         Raises:
-            IrouterError: At the start, for a file that cannot be read; later it is only said.
+            IrouterError: At the start, for a file that cannot be read or an instance that cannot be; later it is
+                only said.
         """
         if self._config.instances_file is not None:
             self._read_file(Path(self._config.instances_file), at_start=at_start)
@@ -121,6 +125,8 @@ class Discovery:
                     try:
                         pool.add(entry.instance, at_start=at_start)
                     except IrouterError as error:
+                        if at_start:
+                            raise
                         self._trouble(url, str(error))
                     else:
                         self._troubles.pop(url, None)

@@ -13,7 +13,7 @@ from irouter.serving.strangers import STRANGER_NUMBERS
 # Bounds of memory, whatever the rate and the prompts.
 _MOST_REQUESTS: Final = 2000
 _MOST_BLOCKS: Final = 1 << 19
-_DECISIONS: Final = 24
+_DECISIONS: Final = 12
 _RATE_SECONDS: Final = 120
 
 
@@ -79,7 +79,7 @@ class Window:
         self._seen: collections.OrderedDict[int, Seen] = collections.OrderedDict()
         self._blocks = 0
         self._offset_s = time.monotonic()
-        self._choices: collections.deque[Choice] = collections.deque(maxlen=_DECISIONS)
+        self._choices: collections.deque[dict[str, Any]] = collections.deque(maxlen=_DECISIONS)
         self._per_second: collections.deque[tuple[int, int]] = collections.deque(maxlen=_RATE_SECONDS)
 
     def __call__(self, record: dict[str, Any]) -> None:
@@ -112,7 +112,18 @@ class Window:
     def choices(self) -> list[Choice]:
         """The last decisions, the newest first."""
         with self._lock:
-            return list(reversed(self._choices))
+            records = list(reversed(self._choices))
+        return [
+            Choice(
+                record["at_s"],
+                record["request"],
+                record["instance"],
+                record["waited_s"],
+                record["impact"],
+                record["fallback"],
+            )
+            for record in records
+        ]
 
     def rates(self) -> dict[int, int]:
         """Decisions in each second of the router's clock that had any."""
@@ -148,16 +159,7 @@ class Window:
 
     def _decided(self, record: dict[str, Any]) -> None:
         now = record["at_s"]
-        self._choices.append(
-            Choice(
-                now,
-                record["request"],
-                record["instance"],
-                record["waited_s"],
-                record["impact"],
-                record["fallback"],
-            )
-        )
+        self._choices.append(record)
         if self._per_second and self._per_second[-1][0] == int(now):
             self._per_second[-1] = (int(now), self._per_second[-1][1] + 1)
         else:

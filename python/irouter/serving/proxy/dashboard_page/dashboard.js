@@ -112,7 +112,7 @@ function decisionTable(decisions) {
 }
 
 function poolSection(pool, percentiles) {
-  const name = pool.model === null ? pool.policy : `${pool.model}: ${pool.policy}`;
+  const name = pool.model === null || pool.model === pool.policy ? pool.policy : `${pool.model}: ${pool.policy}`;
   const ended = Object.entries(pool.endings).map(([ending, count]) => `${whole(count)} ${ending}`).join(", ");
   const wait = pool.waiting > 0 ? `longest ${seconds(pool.longest_wait_s)}` : "";
   return element(
