@@ -14,20 +14,21 @@ import trustme
 from irouter import IrouterError
 from irouter.serving import Instance
 from irouter.serving.proxy import ProxyConfig, make_app
-from serving.support import Server
+from serving.support import Server, eventually
 
 BODY = {"model": "m", "prompt": "Hello", "max_tokens": 5}
 
 
 class Engine(BaseHTTPRequestHandler):
-    """Answers every completion alike."""
+    """Answers every completion alike, and has metrics."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.answer(b'{"choices":[{"text":"Hi"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}')
 
     def do_GET(self) -> None:
-        self.answer(b"{}")
+        page = b"vllm:num_requests_running 3\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0.5\n"
+        self.answer(page if self.path == "/metrics" else b"{}")
 
     def answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -71,7 +72,7 @@ def write(folder: Path, authority: trustme.CA) -> str:
 
 def test_clients_and_engines_are_spoken_to_in_tls(tmp_path: Path, authority: trustme.CA, engine: str) -> None:
     config = tmp_path / "proxy.toml"
-    config.write_text(write(tmp_path, authority) + "health_interval_s = 0.1\n")
+    config.write_text(write(tmp_path, authority) + "health_interval_s = 0.1\npoll_s = 0.1\n")
     with Server("serve", "--port", "0", "--config", str(config), "--instance", engine) as proxy:
         assert proxy.url.startswith("https://127.0.0.1:")
         trusting = ssl.create_default_context()
@@ -80,6 +81,9 @@ def test_clients_and_engines_are_spoken_to_in_tls(tmp_path: Path, authority: tru
             answer = client.post(proxy.url + "/v1/completions", json=BODY)
             assert (answer.status_code, answer.json()["choices"][0]["text"]) == (200, "Hi")
             assert client.get(proxy.url + "/health").status_code == 200
+            eventually(
+                lambda: "irouter_engine_report_age_seconds{" in client.get(proxy.url + "/metrics").text, 30
+            )
         with (
             httpx2.Client(timeout=30) as stranger,
             pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"),

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +32,7 @@ from irouter.serving.proxy.journal import LOGGER, note
 from irouter.serving.proxy.metrics import ProxyMetrics
 from irouter.serving.proxy.models import ModelList, UnknownModelError
 from irouter.serving.proxy.pool import Pool
+from irouter.serving.proxy.routing import upstream_tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -109,7 +109,7 @@ class Proxy:
         self._active = 0
         self._draining = False
         self._quiet = asyncio.Event()
-        self._tls = _upstream_tls(config)
+        self._tls = upstream_tls(config)
         self.pools = {
             pool.model: Pool(pool, config, None if pool.predictor is None else predictors[pool.predictor])
             for pool in config.pools
@@ -125,7 +125,7 @@ class Proxy:
     async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         """Opens what the handlers need, and closes it."""
         connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=_KEEP_ALIVE_S, ssl=self._tls, resolver=self._resolver
+            limit=0, keepalive_timeout=_KEEP_ALIVE_S, ssl=self._tls or True, resolver=self._resolver
         )
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             self._session = session
@@ -287,16 +287,6 @@ class Proxy:
         if predicted is not None:
             fields["predicted_tokens"] = min(int(predicted), max_tokens)
         return fields
-
-
-def _upstream_tls(config: ProxyConfig) -> ssl.SSLContext | bool:
-    """How engines are known: by the certificates of a file, or of the system."""
-    if config.upstream_ca is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=config.upstream_ca)
-    except (OSError, ssl.SSLError) as error:
-        raise IrouterError(f"upstream_ca {config.upstream_ca}: {error}") from error
 
 
 def _trace(request: web.Request) -> dict[str, str]:

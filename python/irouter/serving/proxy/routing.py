@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,20 @@ def local_router(
     )
 
 
+def upstream_tls(config: ProxyConfig) -> ssl.SSLContext | None:
+    """How engines are known: by the certificates of a file; None: by those of the system.
+
+    Raises:
+        IrouterError: For a file that cannot be read.
+    """
+    if config.upstream_ca is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=config.upstream_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise IrouterError(f"upstream_ca {config.upstream_ca}: {error}") from error
+
+
 @contextlib.contextmanager
 def attended(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
     """Reads the metrics of the router's engines meanwhile, and divides them with other hosts, as the settings say.
@@ -66,7 +81,11 @@ def attended(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
             key = config.upstream_key
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             poller = MetricsPoller(
-                router, interval_s=config.poll_s, timeout_s=config.health_timeout_s, headers=headers
+                router,
+                interval_s=config.poll_s,
+                timeout_s=config.health_timeout_s,
+                headers=headers,
+                tls=upstream_tls(config),
             )
             stack.enter_context(poller)
         yield
