@@ -1,6 +1,7 @@
 """A Serve application with our request router, in the environment of `ray`; prints what came of it."""
 
 import asyncio
+import collections
 import gc
 import json
 import sys
@@ -65,20 +66,26 @@ async def main(handle: Any) -> dict[str, Any]:
     cancelled = handle.remote(body(1, max_tokens=5000))
     await asyncio.sleep(0.5)
     cancelled.cancel()
-    # Serve made it in this process; it has no public way to it.
-    (found,) = (thing for thing in gc.get_objects() if isinstance(thing, IrouterRequestRouter))
-    idle = await settled(found.router)
+    # Serve made them in this process, one for each handle or for all; it has no public way to them.
+    found = [thing for thing in gc.get_objects() if isinstance(thing, IrouterRequestRouter)]
+    idle = [await settled(request_router.router) for request_router in found]
     long = [replicas[number] for number in range(1, REQUESTS, 2)]
+    endings: collections.Counter[str] = collections.Counter()
+    for request_router in found:
+        endings.update(
+            {ending.value: count for ending, count in request_router.router.statistics.endings.items()}
+        )
     return {
         "replicas": sorted(map(replicas.count, set(replicas))),
         "long": sorted(map(long.count, set(long))),
         "pieces": len(pieces),
         "failed": sum(isinstance(error, Exception) for error in failed),
-        "idle": idle,
-        "submitted": found.router.statistics.submitted,
-        "endings": {ending.value: count for ending, count in found.router.statistics.endings.items()},
-        "instances": [entry.status for entry in found.router.instances],
-        "leases": len(found._leases),
+        "idle": all(idle) and len(idle) > 0,
+        "submitted": sum(request_router.router.statistics.submitted for request_router in found),
+        "endings": endings,
+        "instances": {entry.status for request_router in found for entry in request_router.router.instances}
+        == {"ready"},
+        "leases": sum(len(request_router._leases) for request_router in found),
     }
 
 
