@@ -54,7 +54,7 @@ requirements: $(BIN)/python ## Pin the newest versions that pyproject.toml allow
 	compile="$(UV) pip compile --quiet $(if $(KEEP),,--upgrade) --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
 		--no-emit-package irouter-llm pyproject.toml"; \
 	$$compile --extra dev -o requirements/dev.txt; \
-	$$compile --extra cli --group build -c requirements/dev.txt -o requirements/demo.txt; \
+	$$compile --extra serve --group build -c requirements/dev.txt -o requirements/demo.txt; \
 	$$compile --extra train --group train-tests -c requirements/dev.txt -o requirements/train.txt
 
 # ---------------------------------------------------------------------------------------------------------- build
@@ -73,11 +73,12 @@ $(VENV)/.release: $(VENV)/.demo $(SOURCES)
 build-release: $(VENV)/.release ## Build the extension module with full optimisation
 
 .PHONY: demo
-demo: build-release ## Compare routing policies on a real trace (or a generated one) and write a report
+demo: build-release ## Compare routing policies on a real trace (or a generated one), write a report, and show one live
 	@mkdir -p $(REPORT)
 	@if [ -f $(TRACE) ]; then scenario="azure-conv --trace $(TRACE)"; else scenario="conversation"; fi; \
 	set -x; $(BIN)/irouter compare $$scenario --policies $(DEMO_POLICIES) --sweep 0.5:1.1:0.2 --json $(REPORT)/demo.json --html $(REPORT)/demo.html
-	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."
+	@echo; echo "The report is at $(REPORT)/demo.html: open it in a browser."; echo
+	$(BIN)/irouter demo
 
 # ---------------------------------------------------------------------------------------------------------- tests
 
@@ -168,9 +169,14 @@ TUNABLE = $(shell $(BIN)/python -c 'from irouter.evaluation.registry import regi
 tune: $(VENV)/.dev build-release ## Search the constants of every rule with one budget, and ship what is found
 	for policy in $(TUNABLE); do $(BIN)/irouter tune $$policy --out python/irouter/tuned.toml; done
 
+.PHONY: faults
+faults: $(VENV)/.dev build-release ## Clients that leave, engines that die, SIGTERM: what came of 10,000 requests
+	$(BIN)/python tools/faults.py
+
 .PHONY: soak
-soak: $(VENV)/.dev build-release ## The property tests again with many more cases, and the slow Python tests
+soak: $(VENV)/.dev build-release ## The property tests again with many more cases, a million events, and the slow Python tests
 	PROPTEST_CASES=$${PROPTEST_CASES:-4096} cargo test --release --quiet --workspace --locked
+	$(BIN)/python tools/fuzz_router.py --events 1000000
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -q -m "not real" --timeout 1800
 
 # -------------------------------------------------------------------------------------------------------- tidying

@@ -133,11 +133,11 @@ def test_proxies_share_a_daemon_and_survive_it(
         assert set(codes) <= ({200} if fallback else {200, 503}), codes
         daemon.process.wait()
         page = http.get(first.url + "/metrics").text
-        assert "irouter_daemon_connected 0.0" in page
+        assert 'irouter_daemon_connected{model=""} 0.0' in page
         with start_daemon(path, *urls), irouter.connect(path) as looks:
             for proxy in (first, second):
                 eventually(
-                    lambda proxy=proxy: "connected 1.0" in http.get(proxy.url + "/metrics").text,  # type: ignore[misc]
+                    lambda proxy=proxy: 'connected{model=""} 1.0' in http.get(proxy.url + "/metrics").text,  # type: ignore[misc]
                     30,
                 )
             assert set(map(ask, range(200, 220))) == {200}
@@ -152,3 +152,21 @@ def test_a_proxy_names_what_the_daemon_does_not_know(path: Path) -> None:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
         assert ended.returncode == 2
         assert f"the daemon has no instance {URLS[1]}, expected some of: {URLS[0]}" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[models]]\nname = "a"\n', "a daemon serves one pool, found the models `a`"),
+        ('instances_file = "more.toml"\n', "a daemon does not look for instances, found `instances_file`"),
+        ('[[dns]]\nurl = "http://engines:8000"\n', "a daemon does not look for instances, found `dns`"),
+    ],
+)
+def test_settings_that_are_not_for_a_daemon_are_named(text: str, message: str, tmp_path: Path) -> None:
+    config = tmp_path / "proxy.toml"
+    config.write_text(text)
+    for command in (["daemon", str(tmp_path / "sock")], ["serve", "--daemon", str(tmp_path / "sock")]):
+        arguments = [sys.executable, "-m", "irouter.cli", *command, "--config", str(config)]
+        ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+        assert ended.returncode == 2
+        assert message in ended.stderr

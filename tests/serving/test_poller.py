@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import irouter
 from irouter import IrouterError
-from irouter.serving import MetricsPoller
 from irouter.serving.engine_metrics import read_engine_metrics
+from irouter.serving.poller import MetricsPoller
 from irouter.serving.replay import replay
 from serving.support import URLS, Server, assert_idle, eventually
 
@@ -194,7 +194,7 @@ def test_the_proxy_reads_the_metrics_of_emulated_engines() -> None:
         with Server("serve", *arguments) as proxy, httpx2.Client(timeout=30) as client:
             eventually(
                 lambda: (
-                    f'irouter_engine_report_age_seconds{{instance="{emulated.url}"}} 0.'
+                    f'irouter_engine_report_age_seconds{{instance="{emulated.url}",model=""}} 0.'
                     in client.get(proxy.url + "/metrics").text
                 ),
                 30,

@@ -16,7 +16,7 @@ from irouter.cli import main
 from irouter.prediction import LENGTH_LEVELS
 from irouter.serving.instances import Instance
 from irouter.serving.predict import MOST_PROMPTS, predict_app
-from irouter.serving.proxy import ApiKey, ProxyConfig, make_app
+from irouter.serving.proxy import ApiKey, PoolConfig, ProxyConfig, make_app
 from serving.support import Server
 
 
@@ -65,13 +65,35 @@ def test_a_front_answers_within_its_budget_and_says_who_did() -> None:
 def test_the_proxy_answers_with_its_own_predictor_and_asks_for_its_key() -> None:
     async def main(**headers: str) -> tuple[int, Any]:
         instances = (Instance("http://127.0.0.1:9", "llama-3.1-8b@h100"),)
-        config = ProxyConfig(instances=instances, keys=(ApiKey("team", "secret"),))
-        app, _ = make_app(config, predictor=history())
+        config = ProxyConfig(instances=instances, keys=(ApiKey("team", "secret"),), predictor="lengths")
+        app, _ = make_app(config, predictors={"lengths": history()})
         return await ask(app, {"prompts": ["Hello there"], "apps": ["short"]}, **headers)
 
     assert asyncio.run(main())[0] == 401
     status, body = asyncio.run(main(Authorization="Bearer secret"))
     assert (status, body["predictions"][0]["expected_output_tokens"]) == (200, 40)
+
+
+def test_the_proxy_asks_the_predictor_of_the_model() -> None:
+    other = prediction.HistoryPredictor()
+    for _ in range(200):
+        other.observe("Hello there", 300)
+
+    async def main(**model: str) -> tuple[int, Any]:
+        pools = tuple(
+            PoolConfig(name, (Instance(url, "llama-3.1-8b@h100"),), predictor=name)
+            for name, url in (("small", "http://127.0.0.1:9"), ("large", "http://127.0.0.1:10"))
+        )
+        app, _ = make_app(ProxyConfig(models=pools), predictors={"small": history(), "large": other})
+        return await ask(app, {"prompts": ["Hello there"], "apps": ["short"]} | model)
+
+    for model, tokens in (("small", 40), ("large", 300)):
+        status, body = asyncio.run(main(model=model))
+        assert (status, body["predictions"][0]["expected_output_tokens"]) == (200, tokens)
+    for unknown in ({"model": "huge"}, {}):
+        status, body = asyncio.run(main(**unknown))
+        assert status == 404
+        assert "does not exist, expected one of `small`, `large`" in body["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +115,11 @@ def test_the_proxy_answers_with_its_own_predictor_and_asks_for_its_key() -> None
             "`tasks` is 2 values, expected a list with one per prompt (1)",
         ),
         ({"prompts": ["x"], "apps": [3]}, "`apps` has 3, expected names or None"),
-        ({"prompts": ["x"], "temperature": 1}, "unknown field `temperature`, expected prompts, tasks, apps"),
+        (
+            {"prompts": ["x"], "temperature": 1},
+            "unknown field `temperature`, expected prompts, tasks, apps, model",
+        ),
+        ({"prompts": ["x"], "model": 3}, "`model` is 3, expected text"),
     ],
 )
 def test_bad_input_is_named(raw: bytes | dict[str, Any], message: str) -> None:

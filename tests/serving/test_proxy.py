@@ -1,28 +1,24 @@
 """The proxy against engines that are scripted, in one event loop."""
 
 import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irouter import IrouterError
 from irouter.serving import Instance
 from irouter.serving.openai import parse
-from irouter.serving.proxy import ApiKey, ProxyConfig, make_app, read_config
+from irouter.serving.proxy import ApiKey, read_config
 from irouter.serving.proxy.keys import KeyRing
 from irouter.serving.proxy.tokens import StreamCounter, TokenRatio
+from serving.fakes import ANSWER, BODY, bench
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FIELDS = st.sampled_from(
     [
         "prompt",
@@ -38,117 +34,12 @@ FIELDS = st.sampled_from(
         "usage",
     ]
 )
-BODY = {"model": "m", "prompt": "Hello there", "max_tokens": 20}
-ANSWER = b'{"choices":[{"text":"Hi"}],"usage":{"prompt_tokens":3,"completion_tokens":7}}'
-
-
-class Fake:
-    """An engine that does what it is told and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, str]] = []
-        self.handler: Handler = self.answer
-        self.well = True
-        app = web.Application()
-        app.add_routes(
-            [
-                web.post("/{path:.*}", self.post),
-                web.get("/health", self.health),
-                web.get("/v1/models", self.models),
-            ]
-        )
-        self.server = TestServer(app)
-
-    @property
-    def url(self) -> str:
-        return str(self.server.make_url("")).rstrip("/")
-
-    async def post(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append({name.lower(): value for name, value in request.headers.items()})
-        return await self.handler(request)
-
-    async def health(self, _request: web.Request) -> web.Response:
-        return web.Response(status=200 if self.well else 500)
-
-    async def models(self, _request: web.Request) -> web.Response:
-        return web.json_response({"data": []})
-
-    async def answer(self, _request: web.Request) -> web.StreamResponse:
-        return web.Response(body=ANSWER, content_type="application/json")
-
-    async def trouble(self, _request: web.Request) -> web.StreamResponse:
-        return web.Response(status=503, body=b"overloaded")
-
-    async def garbage(self, _request: web.Request) -> web.StreamResponse:
-        return web.Response(body=b"\xff garbage", content_type="application/json")
-
-    async def hang_up(self, request: web.Request) -> web.StreamResponse:
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
-
-    async def hang(self, _request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(30)
-        return web.Response()
-
-    async def break_off(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        for _ in range(2):
-            await response.write(b'data: {"choices":[{"text":"a"}]}\n\n')
-        await asyncio.sleep(0.05)
-        return await self.hang_up(request)
-
-
-class Bench:
-    """A proxy in front of two fakes, and a client."""
-
-    def __init__(self, fakes: list[Fake], proxy: Any, session: aiohttp.ClientSession, state: Any) -> None:
-        self.fakes = fakes
-        self.session = session
-        self.proxy = state
-        self._server = proxy
-
-    async def ask(
-        self, path: str = "/v1/completions", *, raw: bytes | None = None, **options: Any
-    ) -> tuple[int, bytes, Any]:
-        body = json.dumps(options.pop("body", BODY)).encode() if raw is None else raw
-        async with self.session.post(self._server.make_url(path), data=body, **options) as answer:
-            return answer.status, await answer.read(), answer.headers
-
-    async def get(self, path: str, **options: Any) -> tuple[int, str]:
-        async with self.session.get(self._server.make_url(path), **options) as answer:
-            return answer.status, await answer.text()
-
-    def quiet(self) -> bool:
-        statistics = self.proxy.router.statistics
-        ended = sum(statistics.endings.values()) == statistics.submitted
-        return bool(ended and statistics.waiting == statistics.in_flight == 0)
-
-
-@contextlib.asynccontextmanager
-async def bench(**changes: Any) -> AsyncIterator[Bench]:
-    fakes = [Fake(), Fake()]
-    async with contextlib.AsyncExitStack() as stack:
-        for fake in fakes:
-            await stack.enter_async_context(fake.server)
-        instances = tuple(Instance(fake.url, "llama-3.1-8b@h100") for fake in fakes)
-        settings: dict[str, Any] = {
-            "instances": instances,
-            "retry_delay_s": 0.001,
-            "health_interval_s": 0.05,
-            "open_s": 0.1,
-        } | changes
-        app, state = make_app(ProxyConfig(**settings))
-        server = await stack.enter_async_context(TestServer(app))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Bench(fakes, server, session, state)
 
 
 @pytest.mark.parametrize("way", ["trouble", "hang_up"])
 def test_a_request_goes_elsewhere_when_an_engine_fails_before_its_first_byte(way: str) -> None:
     async def main() -> None:
-        async with bench() as it:
+        async with bench(open_s=30.0) as it:
             it.fakes[0].handler = getattr(it.fakes[0], way)
             for _ in range(8):
                 assert (await it.ask())[:2] == (200, ANSWER)
@@ -166,7 +57,7 @@ def test_output_lengths_are_learned_from_requests_that_finish(tmp_path: Path) ->
         async with bench(decision_log=str(log)) as it:
             for _ in range(100):
                 await it.ask()
-            assert it.proxy.router.statistics.failed_predictions == 0
+            assert it.router.statistics.failed_predictions == 0
 
     asyncio.run(main())
     submitted = [json.loads(line) for line in log.read_text().splitlines() if '"predicted_quantiles"' in line]
@@ -184,10 +75,10 @@ def test_an_engine_that_is_well_again_is_taken_back_and_starts_clean() -> None:
             for _ in range(4):
                 await it.ask()
             await asyncio.sleep(0.3)
-            assert [entry.status for entry in it.proxy.router.instances] == ["draining", "ready"]
+            assert [entry.status for entry in it.router.instances] == ["draining", "ready"]
             it.fakes[0].well, it.fakes[0].handler = True, it.fakes[0].answer
             await asyncio.sleep(0.4)
-            assert [(entry.status, entry.generation) for entry in it.proxy.router.instances] == [
+            assert [(entry.status, entry.generation) for entry in it.router.instances] == [
                 ("ready", 1),
                 ("ready", 0),
             ]

@@ -9,6 +9,7 @@ from irouter.cli import (
     capacity,
     compare,
     daemon,
+    demo,
     engine,
     listing,
     predictor,
@@ -40,6 +41,7 @@ app.command(epilog=replay.EXAMPLES)(replay.replay)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=daemon.EXAMPLES)(daemon.daemon)
 app.command(epilog=engine.EXAMPLES)(engine.engine)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command()(listing.scenarios)
 app.command()(listing.policies)
 app.add_typer(bench.app, name="bench")

@@ -68,7 +68,8 @@ def daemon(
         "poll_s": poll_seconds,
         "decision_log": None if decision_log is None else str(decision_log),
     }
-    settings = read_config(config, changes)
+    settings = read_config(config, changes, needs_instance=False)
+    pool = settings.check_for_daemon()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     for name in ("irouter.daemon", "irouter.serve"):
@@ -80,13 +81,14 @@ def daemon(
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        with contextlib.closing(local_router(settings, None)) as router, contextlib.ExitStack() as stack:
+        with (
+            contextlib.closing(local_router(pool, settings, None)) as router,
+            contextlib.ExitStack() as stack,
+        ):
             async with serve(router, path):
                 stack.enter_context(attended(router, settings))
-                count = len(settings.instances)
-                out.print(
-                    f"{settings.policy} over {count} instances at {path}", highlight=False, soft_wrap=True
-                )
+                count = len(pool.instances)
+                out.print(f"{pool.policy} over {count} instances at {path}", highlight=False, soft_wrap=True)
                 await stopping.wait()
 
     run(main())

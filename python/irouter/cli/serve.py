@@ -32,6 +32,17 @@ def serve(
             help="Base URL of an engine; once for each. In place of those of the file.", show_default=False
         ),
     ] = None,
+    dns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="http://NAME:PORT with an engine at each address of the name, which is asked again and again.",
+            show_default=False,
+        ),
+    ] = None,
+    instances_file: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of instances, read again when it changes.", show_default=False),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Port; 8080 without it, 0 for a free one.", show_default=False),
@@ -83,6 +94,8 @@ def serve(
 
     changes = {
         "instances": instance,
+        "dns": dns,
+        "instances_file": None if instances_file is None else str(instances_file),
         "port": port,
         "host": host,
         "policy": policy,
@@ -107,15 +120,17 @@ def serve(
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 
-    async def main(front: PredictorService | None) -> None:
-        app, proxy = make_app(settings, predictor=front)
+    async def main(predictors: dict[str, PredictorService]) -> None:
+        app, proxy = make_app(settings, predictors=predictors)
 
         def ready(url: str) -> None:
-            out.print(
-                f"{settings.policy} over {len(settings.instances)} instances at {url}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            for model, pool in proxy.pools.items():
+                what = pool.config.policy if model is None else f"{model}: {pool.config.policy}"
+                out.print(
+                    f"{what} over {len(pool.instances)} instances at {url}", highlight=False, soft_wrap=True
+                )
+            if settings.dashboard_is_there:
+                out.print(f"dashboard at {url}/dashboard", highlight=False, soft_wrap=True)
 
         await serve_app(
             app,
@@ -128,7 +143,8 @@ def serve(
         )
 
     with contextlib.ExitStack() as stack:
-        front = None
-        if settings.predictor is not None:
-            front = stack.enter_context(PredictorService(load(settings.predictor)))
-        run(main(front))
+        folders = {pool.predictor for pool in settings.pools if pool.predictor is not None}
+        predictors = {
+            folder: stack.enter_context(PredictorService(load(folder))) for folder in sorted(folders)
+        }
+        run(main(predictors))

@@ -10,7 +10,6 @@ from irouter.serving.errors import (
 )
 from irouter.serving.instances import Instance, InstanceStatus
 from irouter.serving.lease import Ending, Lease, RouterStatistics
-from irouter.serving.poller import MetricsPoller
 from irouter.serving.replicas import Replica
 from irouter.serving.router import Router
 
@@ -23,7 +22,6 @@ __all__ = [
     "Instance",
     "InstanceStatus",
     "Lease",
-    "MetricsPoller",
     "NoInstanceError",
     "QueueFullError",
     "Replica",

@@ -9,6 +9,7 @@ from irouter.serving.acquisition import Acquisition
 from irouter.serving.foresight import Foresight, Predictor, PredictorFront, foresee, foresee_async
 from irouter.serving.instances import InstanceStatus, LoadedProfile, check_url
 from irouter.serving.request import PreparedRequest, RequestFields, encodable
+from irouter.serving.slow_start import Ramp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,6 +112,7 @@ class BaseRouter:
     def impact(self, **request: Unpack[RequestFields]) -> dict[str, Impact]:
         """What a request would cost on each instance that is ready and can hold it, by URL; nothing is placed.
 
+        >>> from irouter import Router
         >>> router = Router(["http://a:8000", "http://b:8000"], profile="llama-3.1-8b@h100")
         >>> impact = router.impact(prompt_tokens=500, max_tokens=200)
         >>> impact["http://a:8000"].e2e_s < 5
@@ -126,19 +128,30 @@ class BaseRouter:
 
     # ---------------------------------------------------------------------------------------------- instances
 
-    def add_instance(self, url: str, *, profile: str | Path | None = None) -> None:
+    def add_instance(
+        self,
+        url: str,
+        *,
+        profile: str | Path | None = None,
+        slow_start_s: float = 0.0,
+        slow_start_share: float = 0.25,
+    ) -> None:
         """An instance takes requests from now on. One that was removed before starts clean.
 
         Args:
             url: Its base URL.
             profile: Its profile; without it the one that the router was made with.
+            slow_start_s: For so many seconds it holds at most a share of the requests that instances hold on average
+                which have started before; 0: it takes what the policy gives it at once.
+            slow_start_share: That share at first, above 0; it grows evenly to 1.
 
         Raises:
-            IrouterError: For a bad URL or profile, or an instance that is there.
+            IrouterError: For a bad URL, profile, time or share, or an instance that is there.
         """
         check_url(url)
+        ramp = Ramp(slow_start_s, slow_start_share)
         loaded = self._default_profile if profile is None else LoadedProfile(profile)
-        self._machine.join(url, loaded)
+        self._machine.join(url, loaded, ramp)
 
     def drain_instance(self, url: str) -> None:
         """An instance takes no more requests, and finishes those it has.
@@ -156,13 +169,20 @@ class BaseRouter:
         """
         self._machine.resume(url)
 
-    def take_back_instance(self, url: str) -> None:
-        """An instance that was draining takes requests again, and starts clean unless requests are on it.
+    def take_back_instance(
+        self, url: str, *, slow_start_s: float = 0.0, slow_start_share: float = 0.25
+    ) -> None:
+        """An instance that was draining takes requests again, and starts anew unless requests are on it.
+
+        Args:
+            url: The instance.
+            slow_start_s: How long it starts slowly where it starts anew, as in `add_instance`.
+            slow_start_share: The share that it takes at first.
 
         Raises:
-            IrouterError: When it is not there or not draining.
+            IrouterError: When it is not there or not draining, or for a bad time or share.
         """
-        self._machine.take_back(url)
+        self._machine.take_back(url, Ramp(slow_start_s, slow_start_share))
 
     def remove_instance(self, url: str) -> None:
         """An instance is gone; leases on it are lost.
@@ -175,7 +195,9 @@ class BaseRouter:
     def report(
         self, url: str, *, waiting: int, running: int, kv_usage: float, queued_prefill_tokens: int = 0
     ) -> None:
-        """What an engine says of itself now, where somebody reads its metrics (`irouter.serving.MetricsPoller` does).
+        """What an engine says of itself now, where somebody reads its metrics.
+
+        `irouter.serving.poller.MetricsPoller` does.
 
         Nothing depends on reports. A router with `shared_instances` takes from them what others have sent there.
 

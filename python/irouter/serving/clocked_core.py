@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -10,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from irouter._core import IrouterError
 from irouter.serving.errors import ClosedError
+from irouter.serving.gates import Gates, Reason
 from irouter.serving.guard import Guard
 from irouter.serving.instances import InstanceTable
+from irouter.serving.slow_start import SlowStart
 from irouter.serving.strangers import NOBODY, Crowd, Load, Strangers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from irouter._core import Router as Core
     from irouter.serving.decision_log import DecisionLog
     from irouter.serving.instances import InstanceStatus, LoadedProfile
+    from irouter.serving.slow_start import Ramp
 
+    Observer = Callable[[dict[str, Any]], object]
 
 # Requests of a chat, until some were seen.
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 512.0, 256.0
@@ -39,19 +42,28 @@ class ClockedCore:
     which requests went with an instance.
     """
 
-    def __init__(self, make_core: Callable[[], Core], log: DecisionLog | None, *, shared: bool) -> None:
+    def __init__(
+        self,
+        make_core: Callable[[], Core],
+        log: DecisionLog | None,
+        observe: Observer | None,
+        *,
+        shared: bool,
+    ) -> None:
         self.table = InstanceTable()
         self._make_core = make_core
         self._core = make_core()
         self._log = log
+        self._observers = [*([] if log is None else [log.write]), *([] if observe is None else [observe])]
         self._epoch_s = time.monotonic()
         self._changed = False
         self._closed: str | None = None
         self._shared = shared
-        self._strangers = Strangers(self._opened, self._note)
+        self._gates = Gates(self._switch)
+        self._slow_start = SlowStart()
+        self._strangers = Strangers(self._gates.opened, self._note)
         self._reports: dict[int, _Report] = {}
-        # Instances to which the state machine sends nothing, and the slots of each that this router may use.
-        self._shut: set[int] = set()
+        # The slots of each instance that this router may use.
         self._slots: Mapping[str, int] | None = None
         self._slots_expire_s = math.inf
         self._ran_out: Callable[[], object] | None = None
@@ -60,13 +72,13 @@ class ClockedCore:
         self._prompt_tokens, self._output_tokens = _PROMPT_TOKENS, _OUTPUT_TOKENS
         self._guard = Guard(self._settle)
 
-    def join(self, url: str, profile: LoadedProfile | None) -> None:
-        """An instance takes requests from now on."""
+    def join(self, url: str, profile: LoadedProfile | None, ramp: Ramp) -> None:
+        """An instance takes requests from now on, few at first where its ramp is long."""
         if profile is None:
             raise IrouterError(f"instance {url} has no profile, expected one with it or for the router")
         with self._guard:
             self._check_open()
-            self._join(url, profile, self._now())
+            self._join(url, profile, ramp, self._now())
 
     def drain(self, url: str) -> None:
         """An instance takes no more requests."""
@@ -76,7 +88,11 @@ class ClockedCore:
             if self.table.status(number) == "draining":
                 raise IrouterError(f"instance {url} is draining, expected one that is ready")
             self.table.set_status(number, "draining")
-            self._open_or_shut(number, now)
+            self._gates.set(number, Reason.DRAINING, now, stands=True)
+            self._slow_start.end(number)
+            self._gates.set(number, Reason.STARTING, now, stands=False)
+            # Shares of others go by the instances that are ready, whatever else stood against this one.
+            self._changed = True
 
     def resume(self, url: str) -> None:
         """An instance that was draining takes requests again."""
@@ -90,8 +106,8 @@ class ClockedCore:
             self._check_open()
             self._leave(self.table.number(url), self._now())
 
-    def take_back(self, url: str) -> None:
-        """An instance that was draining takes requests again: clean, unless some are on it."""
+    def take_back(self, url: str, ramp: Ramp) -> None:
+        """An instance that was draining takes requests again: as one that joins, unless some are on it."""
         with self._guard:
             self._check_open()
             number, now = self._draining(url), self._now()
@@ -100,7 +116,7 @@ class ClockedCore:
             else:
                 profile = self.table.profile(number)
                 self._leave(number, now)
-                self._join(url, profile, now)
+                self._join(url, profile, ramp, now)
 
     def report(self, url: str, figures: dict[str, Any]) -> None:
         """An engine reported its metrics."""
@@ -156,7 +172,7 @@ class ClockedCore:
             for number, url in self.table.present():
                 if crowds is not None:
                     self._strangers.meet(self._core, number, crowds.get(url, NOBODY), now)
-                self._open_or_shut(number, now)
+                self._follow_slots(number, now)
             self._changed = True
 
     def loads(self) -> dict[str, Load]:
@@ -181,9 +197,10 @@ class ClockedCore:
         """Every instance, by number."""
         with self._guard:
             now = self._now()
-            figures = self._core.instances
+            figures, shares = self._core.instances, self._slow_start.shares(now)
             for number, entry in enumerate(figures):
                 report = self._reports.get(number)
+                entry["share"] = shares.get(number, 1.0)
                 entry["strangers"] = self._strangers.count(number)
                 entry["report_age_s"] = None if report is None else now - report.at_s
             return self.table.describe(figures)
@@ -207,13 +224,14 @@ class ClockedCore:
         context = max(0.0, used - own) / max(1, running)
         return Crowd(running, waiting, round(context), round(self._prompt_tokens), round(self._output_tokens))
 
-    def _join(self, url: str, profile: LoadedProfile, now: float) -> None:
+    def _join(self, url: str, profile: LoadedProfile, ramp: Ramp, now: float) -> None:
         number = self.table.free_number(url)
         self._core.join(number, profile.text, now_s=now)
         self.table.join(number, url, profile)
         self._changed = True
         self._note(now, "joined", instance=number, url=url, profile=profile.text)
-        self._open_or_shut(number, now)
+        self._slow_start.begin(number, ramp, now)
+        self._follow_slots(number, now)
 
     def _draining(self, url: str) -> int:
         number = self.table.number(url)
@@ -223,57 +241,45 @@ class ClockedCore:
 
     def _resume(self, number: int, now: float) -> None:
         self.table.set_status(number, "ready")
-        self._open_or_shut(number, now)
-
-    def _open_or_shut(self, number: int, now: float) -> None:
-        """Has the state machine send requests to an instance while it is ready and has slots left."""
-        shut = self.table.status(number) != "ready" or self._is_full(number)
-        if shut == (number in self._shut):
-            return
-        if shut:
-            self._core.drain(number, now_s=now)
-            self._shut.add(number)
-            if self._ran_out is not None and self.table.status(number) == "ready":
-                self._ran_out()
-        else:
-            self._core.resume(number, now_s=now)
-            self._shut.discard(number)
+        self._gates.set(number, Reason.DRAINING, now, stands=False)
         self._changed = True
-        self._note(now, "draining" if shut else "resumed", instance=number)
+
+    def _switch(self, number: int, takes: bool, now: float) -> None:  # noqa: FBT001 - as gates call it
+        (self._core.resume if takes else self._core.drain)(number, now_s=now)
+        self._changed = True
+        self._note(now, "resumed" if takes else "draining", instance=number)
+
+    def _follow_slots(self, number: int, now: float) -> None:
+        """An instance takes requests while this router has slots left there."""
+        full = self._is_full(number)
+        news = self._gates.set(number, Reason.NO_SLOT, now, stands=full)
+        if news and full and self._ran_out is not None and self.table.status(number) == "ready":
+            self._ran_out()
+
+    def _follow_ramps(self, now: float, *, beside: Sequence[int] = ()) -> None:
+        """Before requests are sent: instances that have just started take no more than their share."""
+        if self._slow_start.active:
+            ready, in_flight = self.table.ready, self._core.in_flight
+            for number, full in self._slow_start.full(ready, in_flight, now, beside=beside).items():
+                self._gates.set(number, Reason.STARTING, now, stands=full)
 
     def _expire_slots(self, now: float) -> None:
         """Before requests are sent: what was not renewed in time may be another's."""
         if now + self._epoch_s >= self._slots_expire_s:
             self._slots, self._slots_expire_s = {}, math.inf
             for number, _ in self.table.present():
-                self._open_or_shut(number, now)
-
-    def _any_open(self) -> bool:
-        return any(number not in self._shut for number, _ in self.table.present())
+                self._follow_slots(number, now)
 
     def _is_full(self, number: int) -> bool:
         if self._slots is None:
             return False
         return self._own(number) >= self._slots.get(self.table.url(number), 0)
 
-    @contextlib.contextmanager
-    def _opened(self, number: int, now: float) -> Iterator[None]:
-        """Lets a request be sent to an instance also while it is shut."""
-        shut = number in self._shut
-        if shut:
-            self._core.resume(number, now_s=now)
-            self._note(now, "resumed", instance=number)
-        try:
-            yield
-        finally:
-            if shut:
-                self._core.drain(number, now_s=now)
-                self._note(now, "draining", instance=number)
-
     def _leave(self, number: int, now: float) -> None:
         lost = set(self._core.leave(number, now_s=now))
         self._strangers.forget(number)
-        self._shut.discard(number)
+        self._gates.forget(number)
+        self._slow_start.end(number)
         self._reports.pop(number, None)
         self.table.set_status(number, "gone")
         self._changed = True
@@ -288,8 +294,10 @@ class ClockedCore:
         return time.monotonic() - self._epoch_s
 
     def _note(self, now: float, event: str, **fields: Any) -> None:
-        if self._log is not None:
-            self._log.write({"at_s": now, "event": event, **fields})
+        if self._observers:
+            record = {"at_s": now, "event": event, **fields}
+            for observe in self._observers:
+                observe(record)
 
     def _settle(self) -> list[Callable[[], object]]:
         """Follows from what has changed; returns what is to be called when the lock is free."""

@@ -13,6 +13,8 @@ from irouter._core import VERSION
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from irouter._core import Impact
+
 LOG_VERSION: Final = 1
 # Records that may wait for the disk; a disk that is so far behind is a broken one.
 _MOST_PENDING: Final = 100_000
@@ -78,6 +80,17 @@ class DecisionLog:
                 if ends:
                     self._complete = False
                     return
+
+
+def expected(impact: Impact | None) -> dict[str, Any]:
+    """What the decision log says of an impact: in words, and the times from the decision on."""
+    if impact is None:
+        return {"impact": None, "expected_ttft_s": None, "expected_e2e_s": None}
+    return {
+        "impact": impact.explanation,
+        "expected_ttft_s": impact.ttft_s,
+        "expected_e2e_s": impact.e2e_s,
+    }
 
 
 def _plain(value: Any) -> Any:

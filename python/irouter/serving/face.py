@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from irouter.serving.instances import InstanceStatus, LoadedProfile
     from irouter.serving.lease import Ending, Lease, RouterStatistics, Ticket
     from irouter.serving.request import ReadyRequest
+    from irouter.serving.slow_start import Ramp
 
 
 class RequestLimits(Protocol):
@@ -57,8 +58,8 @@ class MachineFace(Protocol):
     def impact(self, request: ReadyRequest) -> Sequence[tuple[str, Impact]]:
         """What placing a request would cost, by URL."""
 
-    def join(self, url: str, profile: LoadedProfile | None) -> None:
-        """An instance takes requests from now on."""
+    def join(self, url: str, profile: LoadedProfile | None, ramp: Ramp) -> None:
+        """An instance takes requests from now on, few at first where its ramp is long."""
 
     def drain(self, url: str) -> None:
         """An instance takes no more requests."""
@@ -66,8 +67,8 @@ class MachineFace(Protocol):
     def resume(self, url: str) -> None:
         """An instance that was draining takes requests again."""
 
-    def take_back(self, url: str) -> None:
-        """The same, clean where nothing is on it."""
+    def take_back(self, url: str, ramp: Ramp) -> None:
+        """The same, as one that joins where nothing is on it."""
 
     def leave(self, url: str) -> None:
         """An instance is gone."""

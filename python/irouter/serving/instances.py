@@ -57,6 +57,7 @@ class InstanceStatus:
         kv_capacity_tokens: Tokens that its KV cache holds.
         strangers: Requests of others on it, counted in what is above: known where instances are shared.
         report_age_s: Seconds since its engine's last report; None where it does not report.
+        share: How much of what others take it may take: below 1 while it starts slowly.
     """
 
     url: str
@@ -72,6 +73,7 @@ class InstanceStatus:
     kv_capacity_tokens: int
     strangers: int
     report_age_s: float | None
+    share: float
 
 
 class LoadedProfile:
@@ -181,12 +183,10 @@ class InstanceTable:
         for number, seat in enumerate(self._seats):
             core.join(number, seat.profile.text, now_s=0.0)
 
-    def restore_statuses(self, core: Core) -> None:
-        """Has those drain and leave again that did so before."""
+    def all_leave_again(self, core: Core) -> None:
+        """Has those leave again that are gone."""
         for number, seat in enumerate(self._seats):
-            if seat.status == "draining":
-                core.drain(number, now_s=0.0)
-            elif seat.status == "gone":
+            if seat.status == "gone":
                 core.leave(number, now_s=0.0)
 
     def present(self) -> list[tuple[int, str]]:
@@ -194,17 +194,24 @@ class InstanceTable:
         return [(number, seat.url) for number, seat in enumerate(self._seats) if seat.status != "gone"]
 
     @property
+    def ready(self) -> list[int]:
+        """Numbers of the instances that take requests, as far as their operator is concerned."""
+        return [number for number, seat in enumerate(self._seats) if seat.status == "ready"]
+
+    @property
     def profiles(self) -> list[LoadedProfile]:
         """Profiles of the instances that are there."""
         return [seat.profile for seat in self._seats if seat.status != "gone"]
 
     def describe(self, figures: list[dict[str, Any]]) -> list[InstanceStatus]:
-        """The instances with what the state machine says of them."""
+        """The instances with what the state machine says of them; the status is the operator's."""
+        own = {"instance", "status", "work_seconds"}
         return [
             InstanceStatus(
                 url=seat.url,
+                status=seat.status,
                 work_s=entry["work_seconds"],
-                **{name: entry[name] for name in entry if name not in {"instance", "work_seconds"}},
+                **{name: entry[name] for name in entry if name not in own},
             )
             for seat, entry in zip(self._seats, figures, strict=True)
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import heapq
 import math
 import os
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from irouter._core import Decision, IrouterError
 from irouter.serving.attendant import Attendant
 from irouter.serving.clocked_core import ClockedCore
+from irouter.serving.decision_log import expected
 from irouter.serving.errors import ClosedError, DeadlineError, NoInstanceError, QueueFullError
 from irouter.serving.lease import Ending, Lease, RouterStatistics, Ticket
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from irouter._core import Impact
     from irouter._core import Router as Core
+    from irouter.serving.clocked_core import Observer
     from irouter.serving.decision_log import DecisionLog
     from irouter.serving.instances import LoadedProfile
+    from irouter.serving.limits import Limits
     from irouter.serving.request import ReadyRequest
 
     Wake = Callable[[], object]
@@ -32,24 +34,10 @@ if TYPE_CHECKING:
 _SWEEPS = 4
 # How much one request changes what others are taken to be like.
 _WEIGHT = 0.02
+# While requests wait, instances that start slowly are looked at this often.
+_SLOW_START_TICK_S = 1.0
 # What each ending is to the state machine.
 _EVENTS = {Ending.FINISHED: "finished", Ending.FAILED: "failed", Ending.EXPIRED: "failed"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds requests at a live router.
-
-    Attributes:
-        lease_ttl_s: A lease of which nothing is heard for so long has failed; it is found within a quarter of
-            the time more.
-        max_waiting: Most requests that wait.
-        renew_after_s: When the state machine's clock, which ends after 106 days, begins anew.
-    """
-
-    lease_ttl_s: float
-    max_waiting: int
-    renew_after_s: float = 90 * 86_400.0
 
 
 class Machine(ClockedCore):
@@ -63,10 +51,11 @@ class Machine(ClockedCore):
         make_core: Callable[[], Core],
         limits: Limits,
         log: DecisionLog | None,
+        observe: Observer | None = None,
         *,
         shared: bool = False,
     ) -> None:
-        super().__init__(make_core, log, shared=shared)
+        super().__init__(make_core, log, observe, shared=shared)
         self.endings: collections.Counter[Ending] = collections.Counter()
         self.submitted = 0
         self._fallbacks_before = 0
@@ -136,7 +125,7 @@ class Machine(ClockedCore):
         with self._guard:
             number = self.table.number(url)
             ticket = self._take_in(request, now := self._now())
-            with self._opened(number, now):
+            with self._gates.opened(number, now):
                 try:
                     decision = self._core.dispatch(ticket.key, number, now_s=now)
                 except IrouterError:
@@ -272,10 +261,9 @@ class Machine(ClockedCore):
                 core.dispatch(ticket.key, ticket.decision.instance, now_s=0.0)
                 if ticket.produced_tokens:
                     core.progress(ticket.key, ticket.produced_tokens, now_s=0.0)
-        self.table.restore_statuses(core)
-        self._shut = {number for number, _ in self.table.present() if self.table.status(number) == "draining"}
-        for number, _ in self.table.present():
-            self._open_or_shut(number, 0.0)
+        self.table.all_leave_again(core)
+        self._gates.repeat(0.0)
+        self._slow_start.renew(passed_s)
         self._leased = {ticket.key: ticket for ticket in tickets if ticket.decision is not None}
         self._waiting = {ticket.key: ticket for ticket in tickets if ticket.decision is None}
         self._deadlines = [(at_s - passed_s, number, ticket) for at_s, number, ticket in self._deadlines]
@@ -304,8 +292,11 @@ class Machine(ClockedCore):
         self._expire_slots(now)
         self._changed = False
         self._hold_until_s = None
-        while self._waiting and self._any_open():
+        while self._waiting:
             started = time.perf_counter()
+            self._follow_ramps(now)
+            if not self._gates.any_open(number for number, _ in self.table.present()):
+                return
             try:
                 outcome = self._core.decide(now)
             except IrouterError as error:
@@ -325,6 +316,7 @@ class Machine(ClockedCore):
         self._expire_slots(now)
         excluded = self.table.numbers(exclude)
         started = time.perf_counter()
+        self._follow_ramps(now, beside=excluded)
         try:
             decision = self._core.place(ticket.key, now_s=now, excluded=excluded)
         except IrouterError as error:
@@ -354,10 +346,10 @@ class Machine(ClockedCore):
             waited_s=decision.waited_s,
             cached_tokens=decision.cached_tokens,
             fallback=decision.fallback,
-            impact=None if decision.impact is None else decision.impact.explanation,
+            **expected(decision.impact),
             **fields,
         )
-        self._open_or_shut(decision.instance, now)
+        self._follow_slots(decision.instance, now)
         self._wake(ticket)
 
     def _end(
@@ -378,7 +370,7 @@ class Machine(ClockedCore):
         del (self._waiting if ticket.decision is None else self._leased)[ticket.key]
         self._changed = True
         if ticket.decision is not None:
-            self._open_or_shut(ticket.decision.instance, now)
+            self._follow_slots(ticket.decision.instance, now)
         self._ended(ticket, ending)
         return True
 
@@ -416,7 +408,13 @@ class Machine(ClockedCore):
                 self._pump(self._now())
             while self._deadlines and self._deadlines[0][2].key not in self._waiting:
                 heapq.heappop(self._deadlines)
-            times = (self._hold_until_s, self._sweep_s, self._deadlines[0][0] if self._deadlines else None)
+            ramps_s = self._now() + _SLOW_START_TICK_S if self._waiting and self._slow_start.active else None
+            times = (
+                self._hold_until_s,
+                self._sweep_s,
+                self._deadlines[0][0] if self._deadlines else None,
+                ramps_s,
+            )
             for at_s in times:
                 if at_s is not None:
                     self._attendant.ring_at(self._epoch_s + at_s)
@@ -428,7 +426,7 @@ class Machine(ClockedCore):
             if self._closed is not None:
                 return
             now = self._now()
-            if self._hold_until_s is not None and self._hold_until_s <= now:
+            if self._slow_start.active or (self._hold_until_s is not None and self._hold_until_s <= now):
                 self._changed = True
             while self._deadlines and self._deadlines[0][0] <= now:
                 *_, ticket = heapq.heappop(self._deadlines)

@@ -14,6 +14,7 @@ from irouter._core import IrouterError
 from irouter.serving.engine_metrics import EngineFigures, read_engine_metrics
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
     from types import TracebackType
 
@@ -38,6 +39,7 @@ class MetricsPoller:
     longer than `timeout_s` is none. After three that failed in a row the router is told that the engine does
     not report any more, which also stands in the log.
 
+    >>> import irouter
     >>> router = irouter.Router(["http://a:8000"], profile="llama-3.1-8b@h100")
     >>> with MetricsPoller(router, interval_s=2.0):
     ...     pass
@@ -50,6 +52,7 @@ class MetricsPoller:
         interval_s: float = 1.0,
         timeout_s: float = 1.0,
         headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Starts to poll.
 
@@ -58,6 +61,7 @@ class MetricsPoller:
             interval_s: Seconds from one round to the next.
             timeout_s: The longest that an engine may take.
             headers: Sent to every engine, such as the key that it asks for.
+            tls: How engines with https are known; by the certificates of the system without it.
 
         Raises:
             IrouterError: For seconds that are not positive.
@@ -68,7 +72,9 @@ class MetricsPoller:
         self._router = router
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._headers = dict(headers or {})
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls), _NoRedirect
+        )
         self._failures: dict[str, int] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="irouter-poller", daemon=True)

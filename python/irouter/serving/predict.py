@@ -29,11 +29,12 @@ _FIELDS: Final = ("prompts", "tasks", "apps")
 _MOST_BODY_BYTES: Final = 16 << 20
 
 
-def predict_route(predictor: Predictor | PredictorFront) -> web.RouteDef:
+def predict_route(choose: Callable[[str | None], Predictor | PredictorFront]) -> web.RouteDef:
     """The route, for any application of aiohttp.
 
     The body is an object with `prompts`, a list of at most `MOST_PROMPTS` texts, and maybe `tasks` and `apps`, a name
-    or null for each. The answer has `levels`, and in `predictions` for each prompt:
+    or null for each, and `model`, the name of who is to answer. The answer has `levels`, and in `predictions` for each
+    prompt:
 
     * `expected_output_tokens`: the expected length as a whole number of tokens, of at least 1: what Dynamo takes in a
       request of its `SelectionService`, and over HTTP as `nvext.agent_hints.osl`.
@@ -43,12 +44,17 @@ def predict_route(predictor: Predictor | PredictorFront) -> web.RouteDef:
     Bad input is answered with status 400 and an error as the OpenAI API has it, which names the field.
 
     Args:
-        predictor: Who is asked; a front answers within its budget.
+        choose: Who is asked about a model, None where the body names none; a front answers within its budget.
     """
 
     async def handler(request: web.Request) -> web.Response:
         try:
-            asked = _read(await request.read())
+            model, asked = _read(await request.read())
+        except IrouterError as error:
+            return web.json_response(error_body(str(error)), status=400)
+        # A model that there is not is for who has several to answer.
+        predictor = choose(model)
+        try:
             lengths, sources = await _answers(predictor, asked)
         except IrouterError as error:
             return web.json_response(error_body(str(error)), status=400)
@@ -73,26 +79,29 @@ def predict_app(predictor: Predictor | PredictorFront) -> web.Application:
         return web.Response()
 
     app = web.Application(client_max_size=_MOST_BODY_BYTES)
-    app.add_routes([predict_route(predictor), web.get("/health", health)])
+    app.add_routes([predict_route(lambda _model: predictor), web.get("/health", health)])
     return app
 
 
-def _read(raw: bytes) -> Requests:
+def _read(raw: bytes) -> tuple[str | None, Requests]:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise IrouterError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise IrouterError(f"the body is a {type(body).__name__}, expected an object")
+    model = body.pop("model", None)
+    if model is not None and not isinstance(model, str):
+        raise IrouterError(f"`model` is {model!r:.60}, expected text")
     for name, value in body.items():
         if name not in _FIELDS:
-            raise IrouterError(f"unknown field `{name:.60}`, expected {', '.join(_FIELDS)}")
+            raise IrouterError(f"unknown field `{name:.60}`, expected {', '.join((*_FIELDS, 'model'))}")
         if not isinstance(value, list) and not (value is None and name != "prompts"):
             raise IrouterError(f"`{name}` is {value!r:.60}, expected a list")
     prompts = body.get("prompts", [])
     if not 1 <= len(prompts) <= MOST_PROMPTS:
         raise IrouterError(f"`prompts` has {len(prompts)} texts, expected 1 to {MOST_PROMPTS}")
-    return Requests.check(prompts, body.get("tasks"), body.get("apps"))
+    return model, Requests.check(prompts, body.get("tasks"), body.get("apps"))
 
 
 async def _answers(

@@ -12,11 +12,12 @@ from irouter.evaluation.policies import choice_of
 from irouter.serving.base_router import BaseRouter
 from irouter.serving.decision_log import DecisionLog
 from irouter.serving.instances import Instance, LoadedProfile
-from irouter.serving.machine import Limits, Machine
+from irouter.serving.limits import Limits
+from irouter.serving.machine import Machine
 from irouter.serving.request import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from irouter.evaluation.policies import PolicyFunction
     from irouter.serving.foresight import Predictor, PredictorFront
@@ -53,6 +54,7 @@ class Router(BaseRouter):
         tenant_weights: Mapping[str | int, float] | None = None,
         log: str | Path | None = None,
         log_limit_bytes: int = 1 << 30,
+        observe: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         """Makes a router.
 
@@ -74,6 +76,8 @@ class Router(BaseRouter):
             tenant_weights: Shares of tenants in the queue; a tenant that is not named has weight 1.
             log: Write every event and decision to this file, for `irouter replay`.
             log_limit_bytes: The log ends at this size.
+            observe: Called with each record of that log, whether or not it is written. The router waits for it: it
+                has to return at once, must not raise, change the record or call the router.
 
         Raises:
             IrouterError: For a bad instance, profile, policy or limit.
@@ -100,7 +104,8 @@ class Router(BaseRouter):
             named = None if choice.function is not None or choice.is_external else choice.to_spec()
             header = {"policy": named, "label": choice.label, **settings}
             journal = DecisionLog(Path(log), log_limit_bytes, header)
-        self._kept = Machine(make_core, Limits(lease_ttl_s, max_waiting), journal, shared=shared_instances)
+        limits = Limits(lease_ttl_s, max_waiting)
+        self._kept = Machine(make_core, limits, journal, observe, shared=shared_instances)
         for instance in instances:
             if isinstance(instance, Instance):
                 self.add_instance(instance.url, profile=instance.profile)

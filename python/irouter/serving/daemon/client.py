@@ -17,6 +17,7 @@ from irouter.serving.daemon.wire import error_of
 from irouter.serving.errors import ClosedError, DisconnectedError
 from irouter.serving.instances import InstanceStatus
 from irouter.serving.lease import Ending, Lease, RouterStatistics, Ticket
+from irouter.serving.slow_start import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from irouter.serving.daemon.wire import Message
     from irouter.serving.instances import LoadedProfile
     from irouter.serving.request import ReadyRequest
+    from irouter.serving.slow_start import Ramp
 
     Wake = Callable[[], object]
 
@@ -208,10 +210,10 @@ class RemoteMachine:
 
     # ------------------------------------------------------------------------------------------------ instances
 
-    def join(self, url: str, profile: LoadedProfile | None) -> None:
+    def join(self, url: str, profile: LoadedProfile | None, ramp: Ramp) -> None:
         """An instance takes requests from now on; without a profile it gets the daemon's."""
         data = None if profile is None else profile.text
-        self._call("join", url, data)
+        self._call("join", url, data, *dataclasses.astuple(ramp))
         with self._lock:
             self._joined[url] = data
 
@@ -231,9 +233,9 @@ class RemoteMachine:
         """Takes back what `drain` said."""
         self._let_go("resume", url)
 
-    def take_back(self, url: str) -> None:
-        """Takes back what `drain` said; the instance starts clean, unless requests are on it."""
-        self._let_go("take_back", url)
+    def take_back(self, url: str, ramp: Ramp) -> None:
+        """Takes back what `drain` said; the instance starts as one that joins, unless requests are on it."""
+        self._let_go("take_back", url, *dataclasses.astuple(ramp))
 
     def leave(self, url: str) -> None:
         """An instance is gone."""
@@ -242,12 +244,12 @@ class RemoteMachine:
         with self._lock:
             self._joined.pop(url, None)
 
-    def _let_go(self, name: str, url: str) -> None:
+    def _let_go(self, name: str, url: str, *ramp: float) -> None:
         if url not in self._drained:
             raise IrouterError(f"instance {url} is not held back by this client, expected one that is")
         self._forget(url)
         with contextlib.suppress(DisconnectedError):
-            self._call(name, url)
+            self._call(name, url, *ramp)
 
     def _forget(self, url: str) -> None:
         with self._lock:
@@ -377,7 +379,8 @@ class RemoteMachine:
         self._limits = RemoteLimits(*greeting[2:4])
         number = itertools.repeat(-1)
         messages: list[Message] = [
-            ["call", next(number), "join", url, data] for url, data in self._joined.items()
+            ["call", next(number), "join", url, data, *dataclasses.astuple(AT_ONCE)]
+            for url, data in self._joined.items()
         ]
         messages += [["call", next(number), "drain", url] for url in self._drained]
         messages += [

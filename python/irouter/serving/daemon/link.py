@@ -75,7 +75,11 @@ class Link:
         Raises:
             DisconnectedError: When there is no daemon.
         """
-        self._connect(timeout_s)
+        try:
+            self._connect(timeout_s)
+        except DisconnectedError:
+            self.abandon()
+            raise
         threading.Thread(target=self._run, name="irouter-daemon-link", daemon=True).start()
 
     @property
@@ -111,7 +115,7 @@ class Link:
         self._ring()
 
     def abandon(self) -> None:
-        """In a process that was forked: gives back what belongs to the other."""
+        """Closes what it has, where its thread does not run: before it was started, or in a process that was forked."""
         self._closing.set()
         for end in (self._socket, self._bell, self._hammer):
             if end is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from irouter.serving.base_router import BaseRouter
 from irouter.serving.daemon.client import RemoteMachine
+from irouter.serving.slow_start import Ramp
 
 if TYPE_CHECKING:
     from irouter.serving.face import MachineFace
@@ -76,15 +77,19 @@ class DaemonRouter(BaseRouter):
         if self._fallback is not None:
             self._fallback.resume_instance(url)
 
-    def take_back_instance(self, url: str) -> None:
-        """The same; it starts clean, unless requests are on it or other clients hold it back.
+    def take_back_instance(
+        self, url: str, *, slow_start_s: float = 0.0, slow_start_share: float = 0.25
+    ) -> None:
+        """The same; it starts anew, slowly where that is asked for, unless requests are on it or others hold it back.
 
         Raises:
-            IrouterError: When this client has not called `drain_instance`.
+            IrouterError: When this client has not called `drain_instance`, or for a bad time or share.
         """
-        self._remote.take_back(url)
+        self._remote.take_back(url, Ramp(slow_start_s, slow_start_share))
         if self._fallback is not None:
-            self._fallback.take_back_instance(url)
+            self._fallback.take_back_instance(
+                url, slow_start_s=slow_start_s, slow_start_share=slow_start_share
+            )
 
     def close(self) -> None:
         """Refuses all that waits and all that comes; the daemon fails the leases that live."""

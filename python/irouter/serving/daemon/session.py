@@ -24,6 +24,7 @@ from irouter.serving.daemon.wire import (
 from irouter.serving.foresight import Foresight
 from irouter.serving.instances import LoadedProfile
 from irouter.serving.lease import Ending
+from irouter.serving.slow_start import Ramp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,11 +96,14 @@ class Hub:
 
     # ---------------------------------------------------------------------------------------------------- calls
 
-    def _join(self, _session: Session, url: str, profile: str | None) -> None:
+    def _join(
+        self, _session: Session, url: str, profile: str | None, slow_start_s: float, slow_start_share: float
+    ) -> None:
         if profile is None:
-            self.router.add_instance(url)
+            self.router.add_instance(url, slow_start_s=slow_start_s, slow_start_share=slow_start_share)
         else:
-            self.machine.join(url, LoadedProfile(text_of(profile) or {}))
+            ramp = Ramp(slow_start_s, slow_start_share)
+            self.machine.join(url, LoadedProfile(text_of(profile) or {}), ramp)
         self._tell_limits()
 
     def _leave(self, _session: Session, url: str) -> None:
@@ -116,9 +120,10 @@ class Hub:
         if self._let_go(session, url):
             self.machine.resume(url)
 
-    def _take_back(self, session: Session, url: str) -> None:
+    def _take_back(self, session: Session, url: str, slow_start_s: float, slow_start_share: float) -> None:
+        ramp = Ramp(slow_start_s, slow_start_share)
         if self._let_go(session, url):
-            self.machine.take_back(url)
+            self.machine.take_back(url, ramp)
 
     def _let_go(self, session: Session, url: str) -> bool:
         """Whether nobody holds the instance back any more."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +13,6 @@ import aiohttp
 from aiohttp import web
 
 from irouter._core import IrouterError
-from irouter.prediction import HistoryPredictor
 from irouter.serving.errors import (
     ClosedError,
     DeadlineError,
@@ -19,18 +20,22 @@ from irouter.serving.errors import (
     NoInstanceError,
     QueueFullError,
 )
-from irouter.serving.instances import LoadedProfile
 from irouter.serving.openai import CHAT, COMPLETIONS, error_body, parse
 from irouter.serving.predict import PREDICT, predict_route
-from irouter.serving.proxy.forward import Errand, Forwarder
-from irouter.serving.proxy.health import HealthKeeper
+from irouter.serving.proxy.addresses import Allowed, GuardedResolver
+from irouter.serving.proxy.admin import AdminApi
+from irouter.serving.proxy.dashboard import Dashboard
+from irouter.serving.proxy.discovery import Discovery
+from irouter.serving.proxy.door import Door
+from irouter.serving.proxy.forward import Errand
 from irouter.serving.proxy.journal import LOGGER, note
-from irouter.serving.proxy.keys import KeyRing
 from irouter.serving.proxy.metrics import ProxyMetrics
-from irouter.serving.proxy.routing import attended, make_router
+from irouter.serving.proxy.models import ModelList, UnknownModelError
+from irouter.serving.proxy.pool import Pool
+from irouter.serving.proxy.routing import upstream_tls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from irouter.serving.foresight import Predictor, PredictorFront
     from irouter.serving.proxy.config import ProxyConfig
@@ -47,6 +52,8 @@ _BODY_TIMEOUT_S: Final = 30.0
 _KEEP_ALIVE_S: Final = 4.0
 _CLIENT_CLOSED: Final = 499
 _TENANT: Final = web.RequestKey("tenant", str)
+# Of a W3C trace context, the trace.
+_TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 # How a request that has no lease is answered.
 _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
     QueueFullError: (429, "rate_limit_error"),
@@ -54,60 +61,85 @@ _REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
     ClosedError: (503, "overloaded_error"),
     DisconnectedError: (503, "overloaded_error"),
     DeadlineError: (504, "timeout_error"),
+    UnknownModelError: (404, "NotFoundError"),
 }
 
 
 def make_app(
-    config: ProxyConfig, *, predictor: Predictor | PredictorFront | None = None
+    config: ProxyConfig, *, predictors: Mapping[str, Predictor | PredictorFront] | None = None
 ) -> tuple[web.Application, Proxy]:
     """The web application and the proxy in it, which starts and stops with it.
 
     Args:
         config: What it does.
-        predictor: Asked for output lengths; without it they are learned from requests that finish.
+        predictors: The predictors that `config` names, by folder. Pools without one learn lengths from requests
+            that finish.
+
+    Raises:
+        IrouterError: For a bad profile, policy, instance or certificate; `DisconnectedError` without the daemon.
     """
-    predictor = HistoryPredictor() if predictor is None else predictor
-    proxy = Proxy(config, predictor)
+    proxy = Proxy(config, predictors or {})
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[proxy.admit])
     app.cleanup_ctx.append(proxy.lifetime)
     app.add_routes([web.post(path, proxy.generate) for path in (COMPLETIONS, CHAT)])
     app.add_routes([web.post(path, proxy.pass_through) for path in _PASSED_THROUGH])
     app.add_routes(
         [
-            predict_route(predictor),
+            predict_route(lambda model: proxy.pool(model).predictor),
             web.get("/v1/models", proxy.models),
             web.get("/health", proxy.health),
             web.get("/metrics", proxy.page),
+            *proxy.admin.routes,
+            *proxy.dashboard.routes,
         ]
     )
     return app, proxy
 
 
 class Proxy:
-    """The handlers, and what they share."""
+    """The handlers, and what they share.
 
-    def __init__(self, config: ProxyConfig, predictor: Predictor | PredictorFront) -> None:
+    Attributes:
+        pools: The pools by model; the one for any model is that of None.
+    """
+
+    def __init__(self, config: ProxyConfig, predictors: Mapping[str, Predictor | PredictorFront]) -> None:
         self._config = config
-        self._keys = KeyRing(config.keys)
+        self._door = Door(config)
         self._active = 0
         self._draining = False
         self._quiet = asyncio.Event()
-        self.router = make_router(config, predictor)
-        profiles = [LoadedProfile(profile) for profile in {instance.profile for instance in config.instances}]
-        self._most_tokens = min(min(profile.max_model_len, profile.kv_tokens) for profile in profiles)
-        self._metrics = ProxyMetrics(self.router)
+        self._tls = upstream_tls(config)
+        self.pools = {
+            pool.model: Pool(pool, config, None if pool.predictor is None else predictors[pool.predictor])
+            for pool in config.pools
+        }
+        self._models = ModelList(self.pools, config)
+        self._metrics = ProxyMetrics({model: pool.router for model, pool in self.pools.items()})
+        self._discovery = Discovery(self.pools, config)
+        allowed = Allowed.parse(config.admin_allowed)
+        self._resolver = GuardedResolver(allowed)
+        self.admin = AdminApi(self.pools, self._discovery, allowed, self._resolver)
+        self.dashboard = Dashboard(self.pools, config)
 
     async def lifetime(self, _app: web.Application) -> AsyncIterator[None]:
         """Opens what the handlers need, and closes it."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=_KEEP_ALIVE_S, ssl=self._tls or True, resolver=self._resolver
+        )
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             self._session = session
-            self._health = HealthKeeper(self.router, self._config, session)
-            self._forwarder = Forwarder(self.router, self._config, session, self._health, self._metrics)
-            with attended(self.router, self._config):
+            async with contextlib.AsyncExitStack() as stack:
+                for pool in self.pools.values():
+                    pool.start(session, self._metrics)
+                    stack.push_async_callback(pool.close)
+                await self._discovery.look(at_start=True)
+                discovering = asyncio.create_task(self._discovery.run())
+                self.dashboard.start()
                 yield
-            await self._health.close()
-        self.router.close()
+                discovering.cancel()
+                await asyncio.gather(discovering, return_exceptions=True)
+                await self.dashboard.close()
 
     async def drain(self) -> None:
         """Refuses what comes, and waits for what is there."""
@@ -144,7 +176,12 @@ class Proxy:
                     self._metrics.end_to_end_s.observe(seconds)
                 if self._config.log_requests:
                     note(
-                        "request", level=logging.INFO, endpoint=endpoint, code=code, seconds=round(seconds, 6)
+                        "request",
+                        level=logging.INFO,
+                        endpoint=endpoint,
+                        code=code,
+                        seconds=round(seconds, 6),
+                        **_trace(request),
                     )
             return response
 
@@ -160,19 +197,16 @@ class Proxy:
             return _refusal(500, "internal error", "internal_error")
 
     def _at_the_door(self, request: web.Request) -> web.Response | None:
-        if request.path == "/health":
-            return None
-        tenant = self._keys.tenant(request.headers.get("Authorization"))
-        if tenant is None:
-            refused = _refusal(401, "the API key is missing or wrong", "authentication_error")
-            refused.headers["WWW-Authenticate"] = "Bearer"
+        tenant, refused = self._door.ask(request)
+        if refused is not None:
             return refused
+        if tenant is None:
+            return None
         request[_TENANT] = tenant
         if self._draining:
             refused = _refusal(503, "the proxy is shutting down", "overloaded_error")
             refused.force_close()
-            return refused
-        return None
+        return refused
 
     # -------------------------------------------------------------------------------------------- handlers
 
@@ -181,14 +215,16 @@ class Proxy:
         arrived_s = time.monotonic()
         raw = await _body(request)
         asked = parse(request.path, raw)
+        pool = self._models.pool(asked.model)
         prompt_bytes = len(asked.prompt.encode())
-        ratio = self._forwarder.prompt_ratio
+        ratio = pool.forwarder.prompt_ratio
         counted = asked.token_count if asked.token_count is not None else ratio.tokens(prompt_bytes)
         # The counts are estimates: whether a request really is too long is for the engine to say.
-        prompt_tokens = min(counted, self._most_tokens - 1)
-        room = self._most_tokens - prompt_tokens
+        most_tokens = pool.most_tokens
+        prompt_tokens = min(counted, most_tokens - 1)
+        room = most_tokens - prompt_tokens
         max_tokens = room if asked.max_tokens is None else min(asked.max_tokens, room)
-        fields = self._fields(request, prompt_tokens, max_tokens)
+        fields = self._fields(pool, request, prompt_tokens, max_tokens)
         if asked.prompt:
             fields["prompt"] = asked.prompt
         errand = Errand(
@@ -201,46 +237,42 @@ class Proxy:
             streams=asked.stream,
             arrived_s=arrived_s,
         )
-        return await self._forwarder.forward(request, errand)
+        return await pool.forwarder.forward(request, errand)
 
     async def pass_through(self, request: web.Request) -> web.StreamResponse:
         """Endpoints whose bodies only an engine understands."""
         arrived_s = time.monotonic()
         raw = await _body(request)
-        prompt_tokens = min(self._forwarder.prompt_ratio.tokens(len(raw)), self._most_tokens - 1)
-        fields = self._fields(request, prompt_tokens, 1)
+        pool = self._models.pool_of(raw)
+        prompt_tokens = min(pool.forwarder.prompt_ratio.tokens(len(raw)), pool.most_tokens - 1)
+        fields = self._fields(pool, request, prompt_tokens, 1)
         errand = Errand(request.path, raw, fields, 1, 0, generates=False, streams=False, arrived_s=arrived_s)
-        return await self._forwarder.forward(request, errand)
+        return await pool.forwarder.forward(request, errand)
 
     async def models(self, request: web.Request) -> web.Response:
-        """The models of the first instance that answers: all serve the same."""
-        timeout = aiohttp.ClientTimeout(total=self._config.health_timeout_s)
-        headers = self._forwarder.headers(request.headers)
-        for instance in self.router.instances:
-            if instance.status != "ready":
-                continue
-            try:
-                async with self._session.get(
-                    instance.url + "/v1/models", headers=headers, timeout=timeout
-                ) as answer:
-                    return web.Response(
-                        body=await answer.read(), status=answer.status, content_type=answer.content_type
-                    )
-            except (aiohttp.ClientError, TimeoutError):
-                continue
-        return _refusal(503, "no instance answers", "overloaded_error")
+        """The models that can be asked for."""
+        answer = await self._models.answer(request, self._session)
+        return answer or _refusal(503, "no instance answers", "overloaded_error")
 
     async def health(self, _request: web.Request) -> web.Response:
-        """Whether requests can be served."""
-        well = not self._draining and self._health.ready_beside(set()) > 0
+        """Whether requests can be served, of one model at least."""
+        well = not self._draining and any(pool.is_well for pool in self.pools.values())
         return web.Response(status=200 if well else 503)
+
+    def pool(self, model: object) -> Pool:
+        """The pool of a model.
+
+        Raises:
+            UnknownModelError: For a model that there is not.
+        """
+        return self._models.pool(model)
 
     async def page(self, _request: web.Request) -> web.Response:
         """Metrics."""
         return web.Response(body=self._metrics.page(), headers={"content-type": "text/plain; version=0.0.4"})
 
-    def _fields(self, request: web.Request, prompt_tokens: int, max_tokens: int) -> RequestFields:
-        if self._health.ready_beside(set()) == 0:
+    def _fields(self, pool: Pool, request: web.Request, prompt_tokens: int, max_tokens: int) -> RequestFields:
+        if not pool.is_well:
             raise NoInstanceError("no instance is well")
         fields: RequestFields = {
             "prompt_tokens": prompt_tokens,
@@ -255,6 +287,12 @@ class Proxy:
         if predicted is not None:
             fields["predicted_tokens"] = min(int(predicted), max_tokens)
         return fields
+
+
+def _trace(request: web.Request) -> dict[str, str]:
+    """The trace that a client says its request belongs to."""
+    found = _TRACE.fullmatch(request.headers.get("traceparent", ""))
+    return {} if found is None else {"trace": found[1]}
 
 
 def _refusal_of(error: Exception) -> web.Response:

@@ -1,21 +1,18 @@
-"""Settings of the proxy, from a TOML file and the command line, checked before anything starts."""
+"""Settings of the proxy, checked before anything starts."""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
 import math
-import os
-import tomllib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from irouter._core import IrouterError
-from irouter._names import unknown
-from irouter.serving.instances import Instance, check_url
+from irouter.evaluation.policies import choice_of
+from irouter.serving.proxy.addresses import Allowed, check_dns_url, check_engine_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from irouter.serving.instances import Instance
 
 DEFAULT_PROFILE: Final = "llama-3.1-8b@h100"
 
@@ -36,12 +33,47 @@ class ApiKey:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """Instances that serve one model, with a router of their own.
+
+    Attributes:
+        model: What requests call it; None: the only pool, which takes any.
+        instances: The engines that are known from the start.
+        dns: URLs whose host name stands for one engine at each of its addresses.
+        policy: The policy.
+        profile: Profile of instances that have none of their own.
+        predictor: Folder of a trained predictor of output lengths; without it lengths are learned from what finishes.
+        decision_log: Where to write the decision log; nowhere without it.
+    """
+
+    model: str | None
+    instances: tuple[Instance, ...] = ()
+    dns: tuple[str, ...] = ()
+    policy: str = "least_work"
+    profile: str = DEFAULT_PROFILE
+    predictor: str | None = None
+    decision_log: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """What the proxy does.
 
+    `instances`, `dns`, `policy`, `profile`, `predictor` and `decision_log` are those of the one pool that there is
+    without `models`.
+
     Attributes:
         instances: The engines.
+        models: Several models, each with a pool of its own.
+        dns: URLs whose host name stands for one engine at each of its addresses, asked again and again.
+        instances_file: File of more engines, which is read again when it changes.
+        discovery_interval_s: How often that is looked for.
+        slow_start_s: A new instance takes its whole share of requests after so long.
+        slow_start_share: The share that it takes at first.
         keys: Keys that clients may use; none: no key is asked for.
+        admin_key: Key of the admin API, which there is not without it; it is in no text of this object.
+        admin_allowed: Networks such as `10.0.0.0/8` and host names such as `*.engines.local` that engines may be
+            registered at.
         host: Address to listen on; beyond loopback there must be a key.
         port: Port; 0 for a free one.
         reuse_port: Whether several processes may listen on the port, among which the kernel divides connections.
@@ -74,13 +106,26 @@ class ProxyConfig:
         daemon_fallback: Whether this process decides while the daemon is away; else requests get status 503 then.
         decision_log: Where to write the decision log; nowhere without it. A daemon's is written by the daemon.
         upstream_key: Key that engines are asked with; it is in no text of this object.
+        upstream_ca: File with the certificates of those who may vouch for engines, in place of the system's.
         log_requests: Whether every request is logged, not only what goes wrong.
         tls_certificate: File with the certificates, for https.
         tls_key: File with their key.
+        dashboard: Whether there is a dashboard.
+        shadow_policies: Policies that the dashboard sets beside the one that runs.
+        shadow_interval_s: How often what they would have done is simulated.
+        shadow_window_s: Over which time.
     """
 
-    instances: tuple[Instance, ...]
+    instances: tuple[Instance, ...] = ()
+    models: tuple[PoolConfig, ...] = ()
+    dns: tuple[str, ...] = ()
+    instances_file: str | None = None
+    discovery_interval_s: float = 5.0
+    slow_start_s: float = 60.0
+    slow_start_share: float = 0.25
     keys: tuple[ApiKey, ...] = ()
+    admin_key: str | None = dataclasses.field(default=None, repr=False)
+    admin_allowed: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8080
     policy: str = "least_work"
@@ -112,15 +157,19 @@ class ProxyConfig:
     reuse_port: bool = False
     decision_log: str | None = None
     upstream_key: str | None = dataclasses.field(default=None, repr=False)
+    upstream_ca: str | None = None
     log_requests: bool = False
     tls_certificate: str | None = None
     tls_key: str | None = None
+    dashboard: bool = True
+    shadow_policies: tuple[str, ...] = ("round_robin", "least_requests")
+    shadow_interval_s: float = 10.0
+    shadow_window_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if not self.instances:
-            raise IrouterError("the proxy has no instance, expected at least one: --instance URL")
-        for instance in self.instances:
-            check_url(instance.url)
+        self._check_pools()
+        if self.daemon is not None:
+            self.check_for_daemon()
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not (value >= least and math.isfinite(value)):
@@ -129,16 +178,92 @@ class ProxyConfig:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise IrouterError(f"{name} is {value}, expected a positive number")
+        if self.slow_start_share > 1:
+            raise IrouterError(f"slow_start_share is {self.slow_start_share}, expected at most 1")
+        for policy in self.shadow_policies:
+            if choice_of(policy).is_external:
+                raise IrouterError(f"shadow_policies has `{policy}`, expected policies of the package")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise IrouterError(
                 "tls_certificate and tls_key are given one without the other, expected both or none"
             )
+        self._check_keys()
+
+    def _check_pools(self) -> None:
+        names = [pool.model for pool in self.models]
+        if len(set(names)) < len(names) or None in names:
+            raise IrouterError(f"names of models are {', '.join(map(str, names))}, expected each once")
+        if self.models and (self.instances or self.dns or self.decision_log):
+            raise IrouterError(
+                "there are [[models]], expected a `model` with each instance and a decision_log in each of them"
+            )
+        for pool in self.pools:
+            for url in pool.dns:
+                check_dns_url(url)
+        urls = [instance.url for pool in self.pools for instance in pool.instances]
+        for url in urls:
+            check_engine_url(url)
+        if len(set(urls)) < len(urls):
+            raise IrouterError(f"instances are {', '.join(urls)}, expected each once")
+
+    def check_for_daemon(self) -> PoolConfig:
+        """The pool that a daemon serves.
+
+        Raises:
+            IrouterError: For several models, and for instances that are not named: who would look for them, the daemon
+                or each of its clients?
+        """
+        if self.models:
+            names = ", ".join(f"`{pool.model}`" for pool in self.models)
+            raise IrouterError(f"a daemon serves one pool, found the models {names}")
+        if self.dns or self.instances_file is not None:
+            source = "instances_file" if self.instances_file is not None else "dns"
+            raise IrouterError(
+                f"a daemon does not look for instances, found `{source}`, expected [[instances]]"
+            )
+        (pool,) = self.pools
+        return pool
+
+    def check_instances(self) -> None:
+        """Raises: IrouterError for a pool that has no instance and that nothing could give one."""
+        own = self.daemon is None
+        more = own and (self.instances_file is not None or self.admin_key is not None)
+        for pool in self.pools:
+            where = "the proxy" if pool.model is None else f"the model `{pool.model}`"
+            if not (pool.instances or pool.dns or more):
+                raise IrouterError(f"{where} has no instance, expected at least one: --instance URL")
+
+    def _check_keys(self) -> None:
         names = [key.name for key in self.keys]
         if len(set(names)) < len(names):
             raise IrouterError(f"names of keys are {', '.join(names)}, expected each once")
-        if not self.keys and not _is_loopback(self.host):
+        if not self.keys and not is_loopback(self.host):
             expected = "set IROUTER_API_KEY, or [[keys]] in the file of --config"
             raise IrouterError(f"host {self.host} is beyond loopback and there is no API key: {expected}")
+        if self.admin_key is not None and self.admin_key in {key.secret for key in self.keys}:
+            raise IrouterError("the admin key is also the key of a client, expected one of its own")
+        Allowed.parse(self.admin_allowed)
+
+    @property
+    def has_dashboard(self) -> bool:
+        """Whether there is a dashboard: it shows what the routers of this process do, and a daemon's are not."""
+        return self.dashboard and self.daemon is None
+
+    @property
+    def dashboard_is_there(self) -> bool:
+        """Whether anybody may see the dashboard: who has the admin key, or everybody on loopback where no key is."""
+        return self.has_dashboard and (self.admin_key is not None or not self.keys)
+
+    @property
+    def pools(self) -> tuple[PoolConfig, ...]:
+        """One pool for each model, or the one for any."""
+        if self.models:
+            return self.models
+        return (
+            PoolConfig(
+                None, self.instances, self.dns, self.policy, self.profile, self.predictor, self.decision_log
+            ),
+        )
 
 
 _LEAST: Final = {
@@ -151,8 +276,11 @@ _LEAST: Final = {
     "poll_s": 0,
     "slots_per_instance": 0,
     "failures_to_open": 1,
+    "slow_start_s": 0,
 }
 _POSITIVE: Final = (
+    "discovery_interval_s",
+    "slow_start_share",
     "max_hold_s",
     "queue_timeout_s",
     "lease_ttl_s",
@@ -163,104 +291,13 @@ _POSITIVE: Final = (
     "open_s",
     "health_interval_s",
     "health_timeout_s",
+    "shadow_interval_s",
+    "shadow_window_s",
 )
-_TABLES: Final = ("instances", "keys")
 
 
-def read_config(
-    path: Path | None, changes: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ
-) -> ProxyConfig:
-    """Settings from a TOML file, then `changes`, each by the names of `ProxyConfig`.
-
-    `[[instances]]` have `url` and maybe `profile`; `[[keys]]` have `name`, `env` (the variable that holds the
-    key) and maybe `weight`; `upstream_key_env` names the variable with the key for engines. Without `[[keys]]`
-    the variable `IROUTER_API_KEY` is the only key, where it is set. Secrets are not in the file.
-
-    Raises:
-        IrouterError: Naming the setting.
-    """
-    data = _read(path) if path is not None else {}
-    settings: dict[str, Any] = {}
-    for name, value in data.items():
-        if name in _TABLES or name == "upstream_key_env":
-            continue
-        if name not in _KINDS:
-            raise unknown(
-                "setting", name, [*_KINDS, *_TABLES, "upstream_key_env"], "docs/serve.md lists them"
-            )
-        settings[name] = _checked(name, value, _KINDS[name])
-    settings |= {name: value for name, value in changes.items() if value is not None and name != "instances"}
-    profile = settings.get("profile", DEFAULT_PROFILE)
-    urls = changes.get("instances") or ()
-    tables = [{"url": url} for url in urls] or _tables(data, "instances", {"url": str, "profile": str})
-    settings["instances"] = tuple(Instance(table["url"], table.get("profile", profile)) for table in tables)
-    keys = _tables(data, "keys", {"name": str, "env": str, "weight": float})
-    if not keys and environment.get("IROUTER_API_KEY"):
-        keys = [{"name": "default", "env": "IROUTER_API_KEY"}]
-    settings["keys"] = tuple(
-        ApiKey(table["name"], _secret(table["env"], environment), table.get("weight", 1.0)) for table in keys
-    )
-    if "upstream_key_env" in data:
-        settings["upstream_key"] = _secret(
-            _checked("upstream_key_env", data["upstream_key_env"], str), environment
-        )
-    return ProxyConfig(**settings)
-
-
-def _kind(annotation: str) -> type:
-    return {"int": int, "float": float, "bool": bool}.get(annotation, str)
-
-
-_KINDS: Final = {
-    field.name: _kind(str(field.type))
-    for field in dataclasses.fields(ProxyConfig)
-    if field.name not in {*_TABLES, "upstream_key"}
-}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise IrouterError(f"no file {path}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise IrouterError(f"{path.name}: not TOML: {error}") from error
-
-
-def _checked(name: str, value: Any, kind: type) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise IrouterError(f"setting `{name}` is {value!r:.60}, expected {_EXPECTED[kind]}")
-    return value
-
-
-_EXPECTED: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _tables(data: dict[str, Any], name: str, kinds: dict[str, type]) -> list[dict[str, Any]]:
-    tables = data.get(name, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise IrouterError(f"`{name}` is {tables!r:.60}, expected tables [[{name}]]")
-    for table in tables:
-        for field, value in table.items():
-            if field not in kinds:
-                raise unknown(f"setting of [[{name}]]", field, kinds, f"there are {', '.join(kinds)}")
-            table[field] = _checked(f"{name}.{field}", value, kinds[field])
-        missing = [field for field in list(kinds)[:-1] if field not in table]
-        if missing:
-            raise IrouterError(f"[[{name}]] has no `{missing[0]}`, expected one")
-    return tables
-
-
-def _secret(variable: str, environment: Mapping[str, str]) -> str:
-    secret = environment.get(variable)
-    if not secret:
-        raise IrouterError(f"the environment variable {variable} is not set, expected a key in it")
-    return secret
-
-
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from irouter.serving.lease import Lease
     from irouter.serving.proxy.config import ProxyConfig
     from irouter.serving.proxy.health import HealthKeeper
-    from irouter.serving.proxy.metrics import ProxyMetrics
+    from irouter.serving.proxy.metrics import PoolMetrics
     from irouter.serving.request import RequestFields
 
 # Statuses with which an engine says that it cannot serve now, not that the request is wrong.
@@ -99,7 +99,7 @@ class Forwarder:
         config: ProxyConfig,
         session: aiohttp.ClientSession,
         health: HealthKeeper,
-        metrics: ProxyMetrics,
+        metrics: PoolMetrics,
     ) -> None:
         self._router = router
         self._config = config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,24 +19,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from irouter.serving.base_router import BaseRouter
+    from irouter.serving.clocked_core import Observer
     from irouter.serving.foresight import Predictor, PredictorFront
-    from irouter.serving.proxy.config import ProxyConfig
+    from irouter.serving.proxy.config import PoolConfig, ProxyConfig
 
 
-def local_router(config: ProxyConfig, predictor: Predictor | PredictorFront | None) -> Router:
-    """A router of this process, as the settings say."""
+def local_router(
+    pool: PoolConfig,
+    proxy: ProxyConfig,
+    predictor: Predictor | PredictorFront | None,
+    observe: Observer | None = None,
+) -> Router:
+    """A router of this process for a pool, as the settings say."""
     return Router(
-        config.instances,
-        config.policy,
+        pool.instances,
+        pool.policy,
+        profile=pool.profile,
         predictor=predictor,
-        seed=config.seed,
-        max_hold_s=config.max_hold_s,
-        lease_ttl_s=config.lease_ttl_s,
-        max_waiting=config.max_waiting,
-        shared_instances=config.shared_instances,
-        tenant_weights={key.name: key.weight for key in config.keys},
-        log=config.decision_log,
+        seed=proxy.seed,
+        max_hold_s=proxy.max_hold_s,
+        lease_ttl_s=proxy.lease_ttl_s,
+        max_waiting=proxy.max_waiting,
+        shared_instances=proxy.shared_instances,
+        tenant_weights={key.name: key.weight for key in proxy.keys},
+        log=pool.decision_log,
+        observe=observe,
     )
+
+
+def upstream_tls(config: ProxyConfig) -> ssl.SSLContext | None:
+    """How engines are known: by the certificates of a file; None: by those of the system.
+
+    Raises:
+        IrouterError: For a file that cannot be read.
+    """
+    if config.upstream_ca is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=config.upstream_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise IrouterError(f"upstream_ca {config.upstream_ca}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -58,27 +81,36 @@ def attended(router: BaseRouter, config: ProxyConfig) -> Iterator[None]:
             key = config.upstream_key
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             poller = MetricsPoller(
-                router, interval_s=config.poll_s, timeout_s=config.health_timeout_s, headers=headers
+                router,
+                interval_s=config.poll_s,
+                timeout_s=config.health_timeout_s,
+                headers=headers,
+                tls=upstream_tls(config),
             )
             stack.enter_context(poller)
         yield
 
 
-def make_router(config: ProxyConfig, predictor: Predictor | PredictorFront) -> BaseRouter:
-    """The router that the settings ask for.
+def make_router(
+    pool: PoolConfig,
+    proxy: ProxyConfig,
+    predictor: Predictor | PredictorFront,
+    observe: Observer | None = None,
+) -> BaseRouter:
+    """The router that the settings ask for; `observe` hears of a router of this process alone.
 
     Raises:
         DisconnectedError: When it is a daemon that is not there.
         IrouterError: When the daemon does not know the instances of the settings.
     """
-    if config.daemon is None:
-        return local_router(config, predictor)
+    if proxy.daemon is None:
+        return local_router(pool, proxy, predictor, observe)
     # The log of the settings is the daemon's.
-    alone = dataclasses.replace(config, decision_log=None)
-    fallback = local_router(alone, predictor) if config.daemon_fallback else None
-    router = DaemonRouter(Path(config.daemon), predictor=predictor, fallback=fallback)
+    alone = dataclasses.replace(pool, decision_log=None)
+    fallback = local_router(alone, proxy, predictor) if proxy.daemon_fallback else None
+    router = DaemonRouter(Path(proxy.daemon), predictor=predictor, fallback=fallback)
     there = {instance.url for instance in router.instances if instance.status != "gone"}
-    missing = [instance.url for instance in config.instances if instance.url not in there]
+    missing = [instance.url for instance in pool.instances if instance.url not in there]
     if missing:
         router.close()
         known = ", ".join(sorted(there)) or "none"

@@ -38,8 +38,8 @@ class Replica:
 
     Without Redis a replica goes on with its slots until they expire. Then it takes its share, slots over the
     replicas that it last knew of; leases beyond that live on. Of others it knows what reports of engines show
-    (`MetricsPoller`), where the router has `shared_instances`. `router.statistics.degraded` and the log say so. When
-    Redis is back it claims what it has and goes on.
+    (`irouter.serving.poller`), where the router has `shared_instances`. `router.statistics.degraded` and the log say
+    so. When Redis is back it claims what it has and goes on.
     """
 
     def __init__(
