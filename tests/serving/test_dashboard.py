@@ -119,7 +119,7 @@ def test_no_text_of_a_request_becomes_markup(browser: Browser, tmp_path: Path) -
         page = browser.new_page()
         page.goto(proxy.url + "/dashboard")
         until(page, "document.querySelectorAll('.instance').length === 1")
-        assert text_of(page, ".pool h2") == f"{name}: least_work"
+        assert text_of(page, ".pool h2") == f"{name}: guided"
         assert page.locator("main img").count() == 0
         page.evaluate(
             "document.body.append(Object.assign(document.createElement('script'), {text: 'document.title=1'}))"

@@ -55,7 +55,7 @@ class IrouterRequestRouter(RequestRouter):  # type: ignore[misc]  # not typed fo
     def initialize_state(
         self,
         *,
-        policy: str = "least_work",
+        policy: str = "guided",
         profile: str = "llama-3.1-8b@h100",
         daemon: str | None = None,
         describe: str | Describe = describe,

@@ -40,7 +40,7 @@ class Router(BaseRouter):
     def __init__(
         self,
         instances: Iterable[str | Instance] = (),
-        policy: str | PolicyFunction = "least_work",
+        policy: str | PolicyFunction = "guided",
         *,
         profile: str | Path | None = None,
         predictor: Predictor | PredictorFront | None = None,
@@ -60,7 +60,8 @@ class Router(BaseRouter):
 
         Args:
             instances: URLs, or `Instance`s with profiles of their own.
-            policy: A policy by name, with options in parentheses, or a function (`irouter policies` lists the names).
+            policy: A policy by name, with options in parentheses, or a function (`irouter policies` lists the names);
+                `guided` is the default by the measurements in docs/results.md.
             profile: Profile of the instances that are given as URLs.
             predictor: Asked for the output length of requests that come with their prompt and without a
                 prediction. One that can learn is told of each that finished.

@@ -49,7 +49,7 @@ class PoolConfig:
     model: str | None
     instances: tuple[Instance, ...] = ()
     dns: tuple[str, ...] = ()
-    policy: str = "least_work"
+    policy: str = "guided"
     profile: str = DEFAULT_PROFILE
     predictor: str | None = None
     decision_log: str | None = None
@@ -128,7 +128,7 @@ class ProxyConfig:
     admin_allowed: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8080
-    policy: str = "least_work"
+    policy: str = "guided"
     predictor: str | None = None
     profile: str = DEFAULT_PROFILE
     seed: int = 0
