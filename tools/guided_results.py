@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-LOADS = (0.3, 0.6, 0.8, 0.9, 1.0, 1.2)
+LOADS = (0.3, 0.8, 1.0, 1.2)
+MORE_LOADS = (0.3, 0.6, 0.8, 0.9, 1.0, 1.2)
 HAND_RULES = ("least_work", "central_fcfs", "central_shortest", "ordered_hold", "least_impact")
 # They take so long for a decision that they would take longer than all others together.
 SLOW_PEERS = ("block_simulate", "llmd_predicted_latency")
@@ -54,8 +55,8 @@ UNCHUNKED = {"scheduler": {"mode": "vllm-v0"}}
 LLAMA_2 = {"profile": "llama-2-7b@a100", "drop_too_long": True}
 CONV, CODE, MOONCAKE = "azure2023_conv", "azure2023_code", "mooncake_conversation"
 SWEEP = (
-    Setup("Azure chats, Llama-3.1-8B, A100", "azure-conv", CONV),
-    Setup("Azure chats, Llama-3.1-8B, A100, not chunked", "azure-conv", CONV, UNCHUNKED),
+    Setup("Azure chats, Llama-3.1-8B, A100", "azure-conv", CONV, {}, MORE_LOADS),
+    Setup("Azure chats, Llama-3.1-8B, A100, not chunked", "azure-conv", CONV, UNCHUNKED, MORE_LOADS),
     Setup("Azure chats, Llama-3.1-8B, H100", "azure-conv", CONV, {"profile": "llama-3.1-8b@h100"}),
     Setup("Azure chats, Llama-2-7B, A100", "azure-conv", CONV, LLAMA_2),
     Setup("Azure code, Llama-3.1-8B, A100", "azure-code", CODE),
