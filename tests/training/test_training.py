@@ -117,7 +117,7 @@ def test_drawn_workloads_are_generated_their_own_and_never_a_trace() -> None:
     assert len(set(texts)) == len(texts)
     assert all(experiment.trace is None for experiment in drawn)
     kinds = {experiment.settings["workload"]["lengths"]["kind"] for experiment in drawn}
-    assert kinds == {"paper-five-task", "tasks"}
+    assert kinds == {"chats", "paper-five-task", "tasks"}
     seeds = {experiment.settings["first_seed"] for experiment in drawn}
     assert len(seeds) == len(drawn)
     assert min(seeds) >= workloads.TRAINING_SEED
