@@ -45,18 +45,20 @@ PAGE_TAIL = """
 * **`paper-main`**: one policy meets the three bars (0.66, 0.96, 0.93). Order is most of the mean, holding most of the
   makespan, and learning takes another seventh off the mean of the best rule by hand, with half of its preemptions and
   no worse tail.
-* **Below and near saturation the gain is placement by impact**: chats at 0.8 to 1.2 of saturation end 5 to 24 % sooner
-  than under the best peer, whose queues are nearly empty there. What pays is the start of some: mean TTFT grows by up to
-  two seconds and its P99 by more, the longest prompts most. `irouter train --objective ttft` looks for the other end.
-* **Where a bar is missed.** Azure's code at saturation and above is prefill and little else: all policies wait, and P99 is
-  up to 16 % above the best peer's. Short prompts that come unchunked to A100s are better sent together, which `least_kv`
-  and `llumnix` do without meaning to; `guided` knows that a prefill step can be shared, and does so too little there.
-  Mooncake at 1.2 of saturation is 3 to 5 % behind `lmetric`; two points of ServeGen and one of 70B may be the best peer's
-  equal or not: their intervals are wide.
-  Events 5 s late are late enough to hurt on Azure's chats, and not late enough for the fallback.
-* **Beside our own rules.** On the paper's cluster `guided` is 2 to 14 % ahead of the best of them. On Azure's chats beyond
-  0.8 of saturation `least_impact`, which has no constants, is up to 10 % ahead of `guided` (29 % at one point of 70B) with a
-  longer TTFT tail: the 3 % that learning should bring everywhere it brings where requests wait at the router.
+* **Below and near saturation the gain is placement by impact**: chats at 0.8 to 1.2 of saturation end 5 to 24 %
+  sooner than under the best peer, whose queues are nearly empty there. What pays is the start of some: mean TTFT
+  grows by up to two seconds and its P99 by more, the longest prompts most. `irouter train --objective ttft` looks for
+  the other end.
+* **Where a bar is missed.** Azure's code at saturation and above is prefill and little else: all policies wait, and
+  P99 is up to 16 % above the best peer's. Short prompts that come unchunked to A100s are better sent together, which
+  `least_kv` and `llumnix` do without meaning to; `guided` knows that a prefill step can be shared, and does so too
+  little there. Mooncake at 1.2 of saturation is 3 to 5 % behind `lmetric`; two points of ServeGen and one of 70B may
+  be the best peer's equal or not: their intervals are wide. Events 5 s late are late enough to hurt on Azure's chats,
+  and not late enough for the fallback.
+* **Beside our own rules.** On the paper's cluster `guided` is 2 to 14 % ahead of the best of them. On Azure's chats
+  beyond 0.8 of saturation `least_impact`, which has no constants, is up to 10 % ahead of `guided` (29 % at one point
+  of 70B) with a longer TTFT tail: the 3 % that learning should bring everywhere it brings where requests wait at the
+  router.
 """
 
 
