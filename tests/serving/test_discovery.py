@@ -28,7 +28,7 @@ async def register(it: Bench, url: str, **fields: str) -> tuple[int, str]:
 
 def test_the_admin_api_adds_and_takes_out_instances() -> None:
     async def main() -> None:
-        async with bench(lambda _: {"profile": PROFILE}, **ANYWHERE) as it:
+        async with bench(lambda _: {"profile": PROFILE, "policy": "least_work"}, **ANYWHERE) as it:
             first, second = (fake.url for fake in it.fakes)
             assert (await it.ask())[0] == 503
             assert await register(it, first + "/") == (201, json.dumps({"url": first, "model": None}))

@@ -365,7 +365,7 @@ def test_settings_come_from_the_file_the_command_and_the_environment(tmp_path: P
     config = read_config(
         path, {"port": 2, "policy": None}, environment={"TEAM": "t-secret", "ENGINE": "e-secret"}
     )
-    assert (config.port, config.open_s, config.policy) == (2, 3.0, "least_work")
+    assert (config.port, config.open_s, config.policy) == (2, 3.0, "guided")
     assert config.instances == (Instance("http://a", "p"),)
     assert (config.keys, config.upstream_key) == ((ApiKey("team", "t-secret", 2.0),), "e-secret")
     assert "secret" not in repr(config)

@@ -37,7 +37,7 @@ async def daemon(router: Router, path: Path) -> AsyncIterator[Hub]:
         yield hub
     finally:
         server.close()
-        hub.close()
+        await hub.close()
         # Another daemon may have taken the place since.
         if _identity(path) == made:
             await asyncio.to_thread(path.unlink)

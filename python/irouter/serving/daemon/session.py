@@ -53,6 +53,11 @@ def _request(fields: dict[str, Any], deadline_s: float | None) -> _RemoteRequest
     return _RemoteRequest(fields, deadline_s, fields["max_tokens"], Foresight())
 
 
+# What a closing daemon gives its connections to send what was written.
+_LAST_ROUNDS: Final = 100
+_LAST_ROUND_S: Final = 0.01
+
+
 class Hub:
     """The router, and who holds which instance back."""
 
@@ -89,10 +94,18 @@ class Hub:
             with contextlib.suppress(IrouterError):
                 self._resume(session, url)
 
-    def close(self) -> None:
-        """Ends every connection; what waits is refused."""
+    async def close(self) -> None:
+        """Ends every connection; what waits is refused. One whose client does not read is cut off."""
+        for _ in range(_LAST_ROUNDS):
+            for session in list(self.sessions):
+                session.hang_up()
+            # The loop makes and closes connections in its next rounds.
+            await asyncio.sleep(_LAST_ROUND_S)
+            if not self.sessions:
+                return
         for session in list(self.sessions):
-            session.hang_up()
+            session.cut_off()
+        await asyncio.sleep(0)
 
     # ---------------------------------------------------------------------------------------------------- calls
 
@@ -207,7 +220,7 @@ class Session(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """A client does not read."""
-        self._transport.abort()
+        self.cut_off()
 
     def data_received(self, data: bytes) -> None:
         """Messages."""
@@ -231,6 +244,10 @@ class Session(asyncio.Protocol):
     def hang_up(self) -> None:
         """Ends the connection, when what was written is out."""
         self._transport.close()
+
+    def cut_off(self) -> None:
+        """Ends the connection, whatever was written."""
+        self._transport.abort()
 
     # ------------------------------------------------------------------------------------------------- messages
 
