@@ -273,6 +273,29 @@ async def _serve(router: irouter.Router, path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("rounds", range(5))
+def test_a_client_that_comes_while_the_daemon_closes_is_hung_up_on(
+    tmp_path: Path, small_profile: Path, rounds: int
+) -> None:
+    path = tmp_path / "closing.sock"
+
+    async def main(router: irouter.Router, raw: socket.socket) -> None:
+        async with irouter.serving.daemon.server.daemon(router, path):
+            raw.connect(str(path))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+
+    with irouter.Router(URLS, profile=small_profile) as router, socket.socket(socket.AF_UNIX) as raw:
+        asyncio.run(main(router, raw))
+        raw.settimeout(5)
+        try:
+            while raw.recv(1000):
+                pass
+        except ConnectionResetError:
+            pass  # it was never accepted
+        gc.collect()
+
+
 @given(st.lists(st.binary(max_size=40) | st.sampled_from(SCRAPS), max_size=12))
 def test_whatever_is_written_to_the_socket_the_daemon_lives(
     tmp_path_factory: pytest.TempPathFactory, small_profile: Path, chunks: list[bytes]

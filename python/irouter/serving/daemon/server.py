@@ -36,6 +36,10 @@ async def daemon(router: Router, path: Path) -> AsyncIterator[Hub]:
     try:
         yield hub
     finally:
+        # A connection that is accepted but not made yet when its server closes is lost unclosed
+        # (`asyncio.Server._attach` asserts): none is accepted from here on, and the last one is made.
+        hub.loop.remove_reader(listener)
+        await asyncio.sleep(0)
         server.close()
         await hub.close()
         # Another daemon may have taken the place since.
