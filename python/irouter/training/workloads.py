@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +36,7 @@ INSTANCES: Final = (2, 3, 4)
 SLOTS: Final = (16, 32, 64, 128, 256)
 """Batch slots of an instance."""
 
-LOADS: Final = (0.5, 1.4)
+LOADS: Final = (0.4, 1.4)
 """Range of loads trained on, as a share of saturation."""
 
 TRAINING_SEED: Final = 1 << 21
@@ -46,13 +47,9 @@ SCENARIO_WINDOWS: Final = 4
 
 # Enough for the slowest of them to come and go many times: what a policy puts off has to come back to it.
 _REQUESTS_PER_INSTANCE: Final = 800
-# Prompt and output of the longest request: what the profile of the shortest context takes.
-_LONGEST_PROMPT: Final = 2800
-_LONGEST_OUTPUT: Final = 1200
-# Two of them fit any KV cache.
-_LEAST_BLOCKS: Final = 2 * (_LONGEST_PROMPT + _LONGEST_OUTPUT) // 16
-# Of so many workloads two have the paper's cluster, and one has chats of several turns.
+# Of so many workloads two have the paper's cluster, one has chats of several turns, and one long prompts.
 _ONE_IN: Final = 8
+_CHATS, _PROMPTS = 1, 2
 _PAPER_LOADS: Final = (1.2, 1.8)
 _CLIENTS_PER_INSTANCE: Final = (30, 160)
 # Shares of the other workloads.
@@ -60,14 +57,36 @@ _FIVE_TASKS: Final = 0.25
 _BURSTY: Final = 0.3
 _SMALL_CACHES: Final = 0.3
 _NOISY: Final = 0.5
-_NOT_CHUNKED: Final = 0.3
+_NOT_CHUNKED: Final = 0.4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Lengths:
+    """Least and largest mean of a task's prompts and outputs, and the longest of each, in tokens."""
+
+    prompts: tuple[float, float]
+    outputs: tuple[float, float]
+    longest_prompt: int
+    longest_output: int
+
+    @property
+    def least_blocks(self) -> int:
+        """Two of the longest requests fit any KV cache."""
+        return 2 * (self.longest_prompt + self.longest_output) // 16
+
+
+# What the profile of the shortest context takes.
+_SHORT: Final = _Lengths((50, 1500), (15, 500), 2800, 1200)
+# Much to read and little to say, as where code is completed or documents are asked about.
+_TO_READ: Final = _Lengths((800, 5000), (8, 100), 14000, 800)
 
 
 def drawn(seed: int, generation: int, index: int) -> Experiment:
     """A workload on a cluster, drawn by these three numbers.
 
     The first and the fifth of every eight have the paper's cluster, overloaded for longer; the second has clients that
-    chat in several turns with shared prefixes and wait for their answers. Of the others some have the lengths of the
+    chat in several turns with shared prefixes and wait for their answers; the third has long prompts and short
+    outputs. Of the others some have the lengths of the
     paper's five tasks, most a mix of one to four tasks of their own. In some the KV cache is down to a tenth of the
     profile's, so that what holds is the cache here and the batch slots there. Predictions are as good as a real
     predictor's or worse, and some routers know neither noise nor the right step times.
@@ -76,15 +95,18 @@ def drawn(seed: int, generation: int, index: int) -> Experiment:
     if index % (_ONE_IN // 2) == 0:
         paper = {"load": round(float(random.uniform(*_PAPER_LOADS)), 3), "predictor": _predictor(random)}
         return resolve("paper-main", None, {**paper, **_common(_window(generation, index))})
-    if index % _ONE_IN == 1:
+    if index % _ONE_IN == _CHATS:
         return resolve("chat-closed", None, {**_chats(random), **_common(_window(generation, index))})
-    profile, instances = str(random.choice(PROFILES)), int(random.choice(INSTANCES))
+    to_read = index % _ONE_IN == _PROMPTS
+    lengths = _TO_READ if to_read else _SHORT
+    profile = str(random.choice(LONG_CONTEXT_PROFILES if to_read else PROFILES))
+    instances = int(random.choice(INSTANCES))
     settings: dict[str, Any] = {
         "profile": profile,
         "instances": instances,
         "load": round(float(random.uniform(*LOADS)), 3),
         "predictor": _predictor(random),
-        "workload": {"kind": "generated", "arrivals": _arrivals(random), "lengths": _lengths(random)},
+        "workload": {"kind": "generated", "arrivals": _arrivals(random), "lengths": _tasks(random, lengths)},
         "drop_too_long": True,
         "requests": instances * _REQUESTS_PER_INSTANCE,
         "scheduler": {"max_num_seqs": int(random.choice(SLOTS))},
@@ -92,7 +114,7 @@ def drawn(seed: int, generation: int, index: int) -> Experiment:
     }
     if random.random() < _SMALL_CACHES:
         blocks = profiles.load(profile)["kv"]["blocks"] * math.exp(random.uniform(math.log(0.1), 0.0))
-        settings["kv_blocks"] = max(_LEAST_BLOCKS, int(blocks))
+        settings["kv_blocks"] = max(lengths.least_blocks, int(blocks))
     if random.random() < _NOT_CHUNKED:
         settings["scheduler"]["mode"] = "vllm-v0"
     if random.random() < _NOISY:
@@ -139,16 +161,16 @@ def _arrivals(random: np.random.Generator) -> dict[str, Any]:
     return {"kind": "poisson"}
 
 
-def _lengths(random: np.random.Generator) -> dict[str, Any]:
-    if random.random() < _FIVE_TASKS:
+def _tasks(random: np.random.Generator, lengths: _Lengths) -> dict[str, Any]:
+    if lengths is _SHORT and random.random() < _FIVE_TASKS:
         return {"kind": "paper-five-task"}
-    tasks = [_task(random, number) for number in range(random.integers(1, 5))]
+    tasks = [_task(random, lengths, number) for number in range(random.integers(1, 5))]
     return {"kind": "tasks", "tasks": tasks}
 
 
-def _task(random: np.random.Generator, number: int) -> dict[str, Any]:
-    def lengths(least: float, largest: float, longest: int) -> dict[str, Any]:
-        mean = math.exp(random.uniform(math.log(least), math.log(largest)))
+def _task(random: np.random.Generator, lengths: _Lengths, number: int) -> dict[str, Any]:
+    def drawn_lengths(means: tuple[float, float], longest: int) -> dict[str, Any]:
+        mean = math.exp(random.uniform(*np.log(means)))
         return {
             "mean": round(mean, 1),
             "sigma": round(float(random.uniform(0.4, 1.2)), 2),
@@ -158,8 +180,8 @@ def _task(random: np.random.Generator, number: int) -> dict[str, Any]:
     return {
         "name": f"task-{number}",
         "weight": round(float(random.uniform(0.2, 1.0)), 2),
-        "prompt": lengths(50, 1500, _LONGEST_PROMPT),
-        "output": lengths(15, 500, _LONGEST_OUTPUT),
+        "prompt": drawn_lengths(lengths.prompts, lengths.longest_prompt),
+        "output": drawn_lengths(lengths.outputs, lengths.longest_output),
     }
 
 
@@ -176,7 +198,12 @@ def _predictor(random: np.random.Generator) -> str:
 def described() -> dict[str, Any]:
     """What the drawn workloads range over, for the header of a file of weights."""
     return {
-        "lengths": ["paper-five-task", "mixes of one to four log-normal tasks", "chats of several turns"],
+        "lengths": [
+            "paper-five-task",
+            "mixes of one to four log-normal tasks",
+            "long prompts with short outputs",
+            "chats of several turns",
+        ],
         "profiles": PROFILES,
         "instances": INSTANCES,
         "slots": SLOTS,

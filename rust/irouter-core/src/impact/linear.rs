@@ -203,7 +203,7 @@ impl Load {
         Self {
             requests,
             context_tokens: instance.context_tokens() as f64,
-            queued_prefill_tokens: instance.queued_prefill_tokens() as f64,
+            queued_prefill_tokens: instance.prefill_backlog_tokens() as f64,
             remaining_tokens: instance.remaining_output_tokens() / requests.max(1.0),
             prompt_there: instance.awaiting_first_token() > 0,
         }

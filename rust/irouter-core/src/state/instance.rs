@@ -126,6 +126,19 @@ impl InstanceState {
         self.sums.queued_prefill_tokens
     }
 
+    /// Prompt tokens that are probably still to be computed: those that no first token was heard of, or fewer where its twin
+    /// is through with some. What is on its way to the twin is not in it yet.
+    ///
+    /// First tokens may be heard of late, and never where an answer comes in one piece.
+    pub fn prefill_backlog_tokens(&self) -> u64 {
+        let heard = self.queued_prefill_tokens();
+        let load = self.twin.as_ref().map(Twin::load);
+        match load.filter(|load| load.waiting + load.running >= self.in_flight()) {
+            Some(load) => heard.min(load.queued_prefill_tokens),
+            None => heard,
+        }
+    }
+
     /// Prompt tokens of all requests in flight.
     pub fn prompt_tokens(&self) -> u64 {
         self.sums.prompt_tokens

@@ -19,7 +19,7 @@ use super::{ClusterView, End, Needs, Policy, QueueView, Verdict};
 use freshness::Freshness;
 
 /// Services of the mean request by which first tokens may be late before what is known of the instances counts as stale.
-const STALE: f64 = 0.5;
+const STALE: f64 = 0.3;
 
 /// Scores every pair of a waiting request and an instance with one small network, and holds where no pair is worth it.
 ///
@@ -37,7 +37,7 @@ const STALE: f64 = 0.5;
 /// and still has to wait until its instance has room. Weights are shared over pairs, and features have no units, so that one file
 /// serves any cluster. Where the request has to go at once, the pairs are those of that request, and room does not matter.
 ///
-/// Where events come late by half a service of the mean request ([`Freshness`]), instances look fuller than they are, and the first
+/// Where events come late by 0.3 services of the mean request ([`Freshness`]), instances look fuller than they are, and the first
 /// in line goes to the least predicted work at once; `fallback_share` says in how many of the decisions.
 pub(crate) struct Guided {
     network: Network,

@@ -54,7 +54,7 @@ pub const FEATURES: [&str; COUNT] = [
     "in_flight_over_least",
     // Predicted work with the request, cached prefixes counted, over the least, by (mean work + service).
     "work_over_least",
-    // ln(1 + prompt tokens queued there by what a step takes), and over the least.
+    // ln(1 + prompt tokens still to be computed there, by its twin, by what a step takes), and over the least.
     "prefill",
     "prefill_over_least",
     // Uncached prompt over the least, by the prompt.

@@ -23,7 +23,7 @@ pub(super) struct Site {
     pub(super) in_flight: f32,
     pub(super) slots: f32,
     pub(super) work_seconds: f32,
-    /// ln(1 + prompt tokens queued there by what a step takes).
+    /// ln(1 + prompt tokens still to be computed there by what a step takes).
     pub(super) prefill: f32,
     pub(super) prefill_seconds_per_token: f32,
     /// ln of the twin's speed factor.
@@ -63,7 +63,7 @@ impl Site {
             in_flight: instance.in_flight() as f32,
             slots: instance.config().scheduler.max_num_seqs as f32,
             work_seconds: instance.work_seconds() as f32,
-            prefill: libm::log1pf(instance.queued_prefill_tokens() as f32 / budget),
+            prefill: libm::log1pf(instance.prefill_backlog_tokens() as f32 / budget),
             prefill_seconds_per_token: instance.rates().prefill_seconds_per_token as f32,
             slowness: libm::log(speed) as f32,
             linear: sketch.linear(instance),

@@ -30,9 +30,10 @@ fn assert_features(observer: &Observer, expected: &[(&str, [f32; 2])]) {
     }
 }
 
-/// Two instances, the first with one request of 2,000 prompt tokens that has just gone there.
+/// Two instances after 4 s, the first with one request of 2,000 prompt tokens that has just gone there.
 fn cluster(observer: &mut Observer) -> Cluster {
     let mut cluster = Cluster::new(NEEDS, 2);
+    cluster.set_now(4.0);
     let mut policy = LeastWork::new(NoOptions {}, 0).unwrap();
     let resident = with_blocks(2000, 1000, 1);
     observer.dispatched(&resident, InstanceId(0));
@@ -43,8 +44,7 @@ fn cluster(observer: &mut Observer) -> Cluster {
 #[test]
 fn features_are_what_their_names_say() {
     let mut observer = Observer::default();
-    let mut cluster = cluster(&mut observer);
-    cluster.set_now(4.0);
+    let cluster = cluster(&mut observer);
     observer.observe_request(&cluster.view(), &request(1000, 500));
     // A step of eight sequences takes 8 ms: a service of 0.1 s and 4 s, and an effort of 0.1 s and 500 steps of an eighth.
     let service = 4.1;
@@ -98,8 +98,7 @@ fn features_are_what_their_names_say() {
 #[expect(clippy::cast_possible_truncation, reason = "features have 32 bits")]
 fn the_latency_impact_is_in_services_of_the_mean_request() {
     let mut observer = Observer::default();
-    let mut cluster = cluster(&mut observer);
-    cluster.set_now(4.0);
+    let cluster = cluster(&mut observer);
     let own = request(1000, 500);
     observer.observe_request(&cluster.view(), &own);
     let service = 4.1;
@@ -121,6 +120,16 @@ fn the_latency_impact_is_in_services_of_the_mean_request() {
             ("start_squared", start.map(|start| 0.125 * start * start)),
         ],
     );
+}
+
+#[test]
+fn a_prompt_that_the_twin_is_through_with_is_no_backlog_though_no_first_token_was_heard_of() {
+    let mut observer = Observer::default();
+    let mut cluster = cluster(&mut observer);
+    cluster.set_now(6.0);
+    observer.observe_request(&cluster.view(), &request(1000, 500));
+    assert_eq!(cluster.instance(0).queued_prefill_tokens(), 2000);
+    assert_features(&observer, &[("prefill", [0.0; 2]), ("e2e_over_least", [0.0; 2])]);
 }
 
 #[test]
