@@ -53,9 +53,10 @@ RULE: Final[Mapping[str, Mapping[str, float]]] = {
     },
 }
 """The rule that training starts from, and the guidance that fades: the smallest first, before them those who would end
-late, where they take and inflict the least, while few prompt tokens are still to be computed there and the forecast peak
-stays about three standard deviations below the KV cache. Weights that are not named are zero. The form is by hand, and so are the round numbers; the others are of a short
-search on training windows of `paper-main` and of drawn workloads."""
+late, where they take and inflict the least, while few prompt tokens are still to be computed there and the forecast
+peak stays about three standard deviations below the KV cache. Weights that are not named are zero. The form is by hand,
+and so are the round numbers; the others are of a short search on training windows of `paper-main` and of drawn
+workloads."""
 
 _SPREAD: Final[Mapping[str, float]] = {
     "lateness": 0.5,
