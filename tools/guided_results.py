@@ -1,6 +1,7 @@
 """Measures `guided` against every peer, prints the tables and writes docs/results.md with them.
 
-python tools/guided_results.py [--traces ../shared/data/traces] [--quick]
+irouter train --objective ttft --start rust/irouter-core/src/policy/guided/guided.safetensors --minutes 10 --out FILE
+python tools/guided_results.py --first-tokens FILE [--traces ../shared/data/traces] [--quick]
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ FINALISTS = 3
 PAGE_HEAD = """\
 # What the learned policy gains
 
-`python tools/guided_results.py --traces FOLDER` writes this page. One shipped file of weights serves every row
-(`docs/guided.md` says what it was trained on). Predictor `noisy:0.45`, headline conditions (noisy steps, a router
-profile fitted on a separate noisy log), {windows} windows of {requests} measured arrivals for every four instances
+`python tools/guided_results.py --first-tokens FILE --traces FOLDER` writes this page. One shipped file of weights serves
+every row (`docs/guided.md` says what it was trained on). Predictor `noisy:0.45`, headline conditions (noisy steps, a
+router profile fitted on a separate noisy log), {windows} windows of {requests} measured arrivals for every four instances
 unless a scenario says otherwise, 95 % intervals by paired bootstrap.
 
 The **best peer** of a point is the rule of another router, as shipped or `equalised:` (with our events, predicted
@@ -249,11 +250,32 @@ def frontier_table(effort: Effort) -> Iterator[str]:
         )
 
 
+def first_tokens_table(effort: Effort, weights: Path) -> Iterator[str]:
+    """The shipped weights beside some that were trained for first tokens, on chats."""
+    setup, trained = SWEEP[0], f'guided(weights="{weights}")'
+    yield (
+        "| load | policy | mean TTFT, s | P99 TTFT, s | mean E2E, s | P99 E2E, s | goodput |\n|" + "---|" * 7
+    )
+    for load in (0.8, 1.0, 1.2):
+        screened = summarise(effort.compare(setup, load, peers(), effort.screening), peers()[0])
+        (peer,) = sorted(peers(), key=lambda name: screened[name]["ttft_mean_s"])[:1]
+        policies = {peer: f"`{peer}`, best peer", "guided": "`guided`", trained: "`guided` for first tokens"}
+        figures = summarise(effort.compare(setup, load, list(policies), effort.windows), peer)
+        for policy, title in policies.items():
+            row = figures[policy]
+            seconds = (row[name] for name in ("ttft_mean_s", "ttft_p99_s", "e2e_mean_s", "e2e_p99_s"))
+            cells = " | ".join(f"{value:.2f}" for value in seconds)
+            yield f"| {load:g} | {title} | {cells} | {row['goodput']:.3f} |"
+
+
 def main() -> None:
     """Runs the sections one after another."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--traces", type=Path, default=Path("../shared/data/traces"), help="folder of the traces"
+    )
+    parser.add_argument(
+        "--first-tokens", type=Path, required=True, help="weights trained with --objective ttft"
     )
     parser.add_argument("--quick", action="store_true", help="few windows, and nothing is written")
     arguments = parser.parse_args()
@@ -268,6 +290,7 @@ def main() -> None:
         "Where the router is wrong": robustness_table(effort),
         "Clusters and profiles that it was not trained on": point_tables(effort, CLUSTERS),
         "Loads and workloads": point_tables(effort, SWEEP),
+        "The other end: first tokens": first_tokens_table(effort, arguments.first_tokens),
     }
     head = PAGE_HEAD.format(
         windows=effort.windows,
