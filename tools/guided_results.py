@@ -30,10 +30,10 @@ FINALISTS = 3
 PAGE_HEAD = """\
 # What the learned policy gains
 
-`python tools/guided_results.py --first-tokens FILE --traces FOLDER` writes this page. One shipped file of weights serves
-every row (`docs/guided.md` says what it was trained on). Predictor `noisy:0.45`, headline conditions (noisy steps, a
-router profile fitted on a separate noisy log), {windows} windows of {requests} measured arrivals for every four instances
-unless a scenario says otherwise, 95 % intervals by paired bootstrap.
+`python tools/guided_results.py --first-tokens FILE --traces FOLDER` writes this page. One shipped file of weights
+serves every row (`docs/guided.md` says what it was trained on). Predictor `noisy:0.45`, headline conditions (noisy
+steps, a router profile fitted on a separate noisy log), {windows} windows of {requests} measured arrivals for every
+four instances unless a scenario says otherwise, 95 % intervals by paired bootstrap.
 
 The **best peer** of a point is the rule of another router, as shipped or `equalised:` (with our events, predicted
 lengths and constants tuned with the same budget as ours), that has the lowest mean E2E there: all of them run on
