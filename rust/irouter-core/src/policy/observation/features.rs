@@ -1,7 +1,7 @@
 //! The features of a pair of request and instance.
 
 /// Number of this list: weights trained on another one are refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names of the features, in order. None has a unit: times are relative to the request's own service or to what waits, tokens to
 /// the KV cache, so that one set of weights serves any model, accelerator and size of cluster.
@@ -30,6 +30,8 @@ pub const FEATURES: [&str; COUNT] = [
     "due_in_crowd_squared",
     // ln(1 + waited / service).
     "slowdown",
+    // ln(1 + waited / prefill of its prompt): what it waited is what its first token came later.
+    "start_slowdown",
     // Waited over the longest wait among the candidates.
     "seniority",
     // ln of the 0.9-quantile of the predicted length over the median.
@@ -77,4 +79,4 @@ pub const FEATURES: [&str; COUNT] = [
 ];
 
 /// How many there are.
-pub const COUNT: usize = 39;
+pub const COUNT: usize = 40;

@@ -49,7 +49,7 @@ pub(super) struct Field {
 }
 
 /// Features that only depend on the request and the queue.
-pub(super) const OF_REQUEST: usize = 18;
+pub(super) const OF_REQUEST: usize = 19;
 
 impl Field {
     /// `None` when nothing is ready.
@@ -114,6 +114,7 @@ impl Field {
             due_in_crowd,
             0.25 * due_in_crowd * due_in_crowd,
             libm::log1pf(waited / service),
+            libm::log1pf(waited / sketch.prefill_seconds),
             waited / self.longest_wait_seconds.max(1e-9),
             sketch.spread,
             sketch.prompt_share,

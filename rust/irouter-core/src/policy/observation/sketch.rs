@@ -19,7 +19,9 @@ pub(super) struct RequestSketch {
     pub(super) prompt_share: f32,
     /// ln of the 0.9-quantile over the median.
     pub(super) spread: f32,
-    /// Prefill and expected decode time on a full instance.
+    /// Prefill of the whole prompt, in steps that are full of prompt tokens.
+    pub(super) prefill_seconds: f32,
+    /// That and the expected decode time on a full instance.
     pub(super) service_seconds: f32,
     /// The same at the 0.9-quantile of the predicted length.
     pub(super) longest_service_seconds: f32,
@@ -32,16 +34,15 @@ impl RequestSketch {
         let output = expected_output_tokens(request);
         let quantile = |level| request.predicted.quantile(level).max(1.0);
         let longest = quantile(0.9).min(f64::from(request.max_tokens));
-        let service = |output: f64| {
-            let seconds = prompt * rates.prefill_seconds_per_token + output * rates.decode_step_seconds;
-            seconds.max(1e-6) as f32
-        };
+        let prefill = prompt * rates.prefill_seconds_per_token;
+        let service = |output: f64| (prefill + output * rates.decode_step_seconds).max(1e-6) as f32;
         Self {
             outlook: Outlook::of_request(request, block_tokens),
             tokens: (prompt + output) as f32,
             output_tokens: output as f32,
             prompt_share: (prompt / (prompt + output)) as f32,
             spread: libm::log(quantile(0.9) / quantile(0.5)) as f32,
+            prefill_seconds: prefill.max(1e-6) as f32,
             service_seconds: service(output),
             longest_service_seconds: service(longest),
         }

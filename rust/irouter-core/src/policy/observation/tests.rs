@@ -69,6 +69,7 @@ fn features_are_what_their_names_say() {
             ("due_in_crowd", [in_crowd; 2]),
             ("due_in_crowd_squared", [0.25 * in_crowd * in_crowd; 2]),
             ("slowdown", [libm::log1pf(4.0 / service); 2]),
+            ("start_slowdown", [libm::log1pf(4.0 / 0.1); 2]),
             ("seniority", [1.0; 2]),
             ("spread", [0.0; 2]),
             ("prompt_share", [2.0 / 3.0; 2]),
