@@ -26,6 +26,8 @@ HAND_RULES = ("least_work", "central_fcfs", "central_shortest", "ordered_hold", 
 # They take so long for a decision that they would take longer than all others together.
 SLOW_PEERS = ("block_simulate", "llmd_predicted_latency")
 FINALISTS = 3
+# Those that come first in the capacities of `irouter bench run`, which has all of them.
+CAPACITY_PEERS = ("lmetric", "dynamo_kv", "smg_least_load", "llmd_token_load")
 
 PAGE_HEAD = """\
 # What the learned policy gains
@@ -268,6 +270,29 @@ def first_tokens_table(effort: Effort, weights: Path) -> Iterator[str]:
             yield f"| {load:g} | {title} | {cells} | {row['goodput']:.3f} |"
 
 
+def capacity_table(effort: Effort) -> Iterator[str]:
+    """Requests per second at which 99 % of the requests still meet the SLO."""
+    policies = ("round_robin", *CAPACITY_PEERS, "least_work", "least_impact", "guided")
+    names = " | ".join(f"`{name}`" for name in policies)
+    yield f"| workload | {names} | `guided` / best peer |\n|{'---|' * (len(policies) + 2)}"
+    for setup in SWEEP:
+        if setup.trace is None or setup.settings.get("scheduler"):
+            continue
+        found = irouter.capacity(
+            setup.scenario,
+            trace=effort.traces / f"{setup.trace}.parquet",
+            policies=list(policies),
+            windows=max(1, effort.windows // 4),
+            requests=effort.requests,
+            conditions="headline",
+            **setup.settings,
+        )
+        rates = {name: found.policies[name].rate for name in policies}
+        most = max(rates[name] for name in CAPACITY_PEERS)
+        cells = " | ".join(f"{rate:.2f}" for rate in rates.values())
+        yield f"| {setup.title} | {cells} | {rates['guided'] / most:.2f} |"
+
+
 def main() -> None:
     """Runs the sections one after another."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -290,6 +315,7 @@ def main() -> None:
         "Where the router is wrong": robustness_table(effort),
         "Clusters and profiles that it was not trained on": point_tables(effort, CLUSTERS),
         "Loads and workloads": point_tables(effort, SWEEP),
+        "Requests per second under the SLO": capacity_table(effort),
         "The other end: first tokens": first_tokens_table(effort, arguments.first_tokens),
     }
     head = PAGE_HEAD.format(
