@@ -99,7 +99,7 @@ fn the_shipped_weights_fill_the_cluster_and_then_hold() {
         cluster.wait(&mut policy, request(16, 100));
     }
     let sent = std::iter::from_fn(|| cluster.decide(&mut policy, at(0.1)).0).count();
-    assert!((2 * SLOTS as usize..=3 * SLOTS as usize).contains(&sent), "{sent} for {SLOTS} slots each");
+    assert!((2 * SLOTS as usize..4 * SLOTS as usize).contains(&sent), "{sent} for {SLOTS} slots each");
 }
 
 #[test]
