@@ -160,8 +160,8 @@ bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and
 	$(BIN)/python benches/python/scale_out.py
 
 .PHONY: bench-serve
-bench-serve: $(VENV)/.dev build-release ## What the proxy adds to a request, and its ceiling
-	$(BIN)/python benches/python/proxy_overhead.py
+bench-serve: $(VENV)/.dev build-release .venv-litellm/.installed .venv-vllm-router/.installed ## What proxies add to a request, and their ceilings
+	PYTHONPATH=tools $(BIN)/python benches/python/proxy_overhead.py
 
 TUNABLE = $(shell $(BIN)/python -c 'from irouter.evaluation.registry import registry; print(*[name for name, policy in registry().items() if policy.tunable])')
 

@@ -14,7 +14,6 @@ import asyncio
 import dataclasses
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,8 +28,12 @@ from irouter.serving.demo.workload import INSTANCES, demo_profile, demo_workload
 from live_routers import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine
 
+    from numpy.typing import NDArray
+
+    from irouter.serving.demo.load import Figures
+    from irouter.serving.demo.workload import DemoWorkload
     from live_routers import Started
 
 WAYS: Final[dict[str, Callable[[Place], Coroutine[None, None, Started]]]] = {
@@ -45,15 +48,18 @@ WAYS: Final[dict[str, Callable[[Place], Coroutine[None, None, Started]]]] = {
     "alone": live_routers.replicas_alone,
 }
 AGAINST: Final = "round_robin"
-FIGURES: Final = {"e2e_mean_s": "E2E mean", "e2e_p99_s": "P99", "ttft_mean_s": "TTFT mean", "ttft_p99_s": "P99"}
+FIGURES: Final = {
+    "e2e_mean_s": "E2E mean",
+    "e2e_p99_s": "P99",
+    "ttft_mean_s": "TTFT mean",
+    "ttft_p99_s": "P99",
+}
 # More than the longest answer takes in the longest queue.
 _DRAIN_S: Final = 240.0
 
 
-async def measured(
-    way: str, *, seed: int, load: float, duration_s: float, logs: Path | None = None
-) -> dict[str, Any]:
-    """Figures of one router, whose decision log, if it writes one, is left in the folder `logs`.
+async def measured(way: str, workload: DemoWorkload, *, log: Path | None = None) -> Figures:
+    """Figures of one router; the decisions of an `irouter serve` are left in `log`.
 
     Raises:
         IrouterError: When a request was lost, or answered with an error.
@@ -62,49 +68,48 @@ async def measured(
         folder = Path(name)
         profile, lengths = folder / "engine.json", folder / "lengths.json"
         profile.write_text(json.dumps(demo_profile()), encoding="utf-8")
-        workload = demo_workload(profile, trace=None, load=load, duration_s=duration_s, seed=seed)
         lengths.write_text(json.dumps(workload.lengths), encoding="utf-8")
         engine = ("engine", "--port", "0", "--profile", str(profile), "--lengths", str(lengths))
         async with Processes(folder) as processes:
             engines = await asyncio.gather(
                 *(processes.start(*engine, "--chunk-tokens", "16") for _ in range(INSTANCES))
             )
-            log = None if logs is None else logs / f"{way}-{seed}.jsonl"
             router = await WAYS[way](Place(processes, folder, engines, str(profile), log))
             sender = PairedLoad(router.urls, workload.requests, ("m",), api_key=router.api_key)
-            async with asyncio.timeout(duration_s + _DRAIN_S):
+            async with asyncio.timeout(workload.requests[-1].arrival_s + _DRAIN_S):
                 await sender.run()
-        figures = sender.figures()["m"]
-        if figures.failed or figures.finished != len(workload.requests):
-            raise IrouterError(
-                f"{way}: {figures.finished} of {len(workload.requests)} requests were answered, "
-                f"{figures.failed} with an error, expected all and none"
-            )
-    tokens_per_s = sum(workload.lengths.values()) / duration_s
-    return {"way": way, "seed": seed, "tokens_per_s": tokens_per_s} | dataclasses.asdict(figures)
+    figures = sender.figures()["m"]
+    if figures.failed or figures.finished != len(workload.requests):
+        raise IrouterError(
+            f"{way}: {figures.finished} of {len(workload.requests)} requests were answered, "
+            f"{figures.failed} with an error, expected all and none"
+        )
+    return figures
+
+
+def drawn(*, seed: int, load: float, duration_s: float) -> DemoWorkload:
+    """The requests of a seed."""
+    with tempfile.TemporaryDirectory(prefix="irouter-live-") as name:
+        profile = Path(name) / "engine.json"
+        profile.write_text(json.dumps(demo_profile()), encoding="utf-8")
+        return demo_workload(profile, trace=None, load=load, duration_s=duration_s, seed=seed)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Appends a line for each router and seed, the routers by turns."""
     first, _, after = arguments.seeds.partition(":")
-    ways = arguments.ways.split(",")
-    if arguments.logs is not None:
-        arguments.logs.mkdir(parents=True, exist_ok=True)
+    logs: Path | None = arguments.logs
+    if logs is not None:
+        logs.mkdir(parents=True, exist_ok=True)
     for seed in range(int(first), int(after)):
-        for way in ways:
-            began = time.monotonic()
-            figures = asyncio.run(
-                measured(
-                    way,
-                    seed=seed,
-                    load=arguments.load,
-                    duration_s=arguments.duration,
-                    logs=arguments.logs,
-                )
-            )
+        drawing = {"seed": seed, "load": arguments.load, "duration_s": arguments.duration}
+        workload = drawn(**drawing)
+        for way in arguments.ways.split(","):
+            log = None if logs is None else logs / f"{way}-{seed}.jsonl"
+            figures = dataclasses.asdict(asyncio.run(measured(way, workload, log=log)))
             with arguments.out.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(figures) + "\n")
-            print(f"seed {seed}, {way}: {_seconds(figures)} in {time.monotonic() - began:.0f} s", flush=True)
+                lines.write(json.dumps({"way": way, **drawing, **figures}) + "\n")
+            print(f"seed {seed}, {way}: {_seconds(figures)}", flush=True)
 
 
 def _seconds(figures: dict[str, Any]) -> str:
@@ -120,7 +125,9 @@ def table(arguments: argparse.Namespace) -> None:
         ways = arguments.ways.split(",")
     seeds = sorted(seed for seed in {key[1] for key in found} if all((way, seed) in found for way in ways))
     if not seeds or AGAINST not in ways:
-        raise IrouterError(f"{arguments.file}: no seed has all of {', '.join(ways)}, expected one with {AGAINST}")
+        raise IrouterError(
+            f"{arguments.file}: no seed has all of {', '.join(ways)}, expected one with {AGAINST}"
+        )
     values = np.array([[[found[way, seed][name] for name in FIGURES] for seed in seeds] for way in ways])
     sent = sum(found[AGAINST, seed]["sent"] for seed in seeds)
     print(f"{len(seeds)} seeds, {sent:,} requests for each router, all of them answered\n")
@@ -135,14 +142,16 @@ def table(arguments: argparse.Namespace) -> None:
         print(f"| {way} | {' | '.join([*_means(of_way), *_ratios(ratios, interval, way)])} |")
 
 
-def _means(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[str]:
+def _means(values: NDArray[np.float64]) -> list[str]:
     return [f"{value:.2f} s" for value in values.mean(axis=0)]
 
 
-def _ratios(ratios: Sequence[float], interval: Sequence[Sequence[float]], way: str) -> list[str]:
+def _ratios(ratios: NDArray[np.float64], interval: NDArray[np.float64], way: str) -> list[str]:
     if way == AGAINST:
         return ["1"] * len(ratios)
-    return [f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in zip(ratios, *interval, strict=True)]
+    return [
+        f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in zip(ratios, *interval, strict=True)
+    ]
 
 
 def main() -> None:
@@ -154,7 +163,9 @@ def main() -> None:
     runs = commands.add_parser("run", help="send the requests")
     runs.add_argument("--ways", default=",".join(WAYS), help="routers, with commas")
     runs.add_argument("--seeds", default="0:5", help="FIRST:AFTER")
-    runs.add_argument("--load", type=float, default=1.0, help="arrivals as a share of what the engines can do")
+    runs.add_argument(
+        "--load", type=float, default=1.0, help="arrivals as a share of what the engines can do"
+    )
     runs.add_argument("--duration", type=float, default=60.0, help="seconds in which requests arrive")
     runs.add_argument("--out", type=Path, required=True, help="a line of JSON is appended for each run")
     runs.add_argument("--logs", type=Path, help="folder for the decision logs of `irouter serve`")

@@ -92,6 +92,11 @@ class Processes:
         said = log.read_text(encoding="utf-8").strip() or f"it does not listen on {port} in {_START_S:g} s"
         raise IrouterError(f"`{name}` did not start: {said}")
 
+    @property
+    def pids(self) -> list[int]:
+        """Their process ids, in the order in which they were started."""
+        return [process.pid for process in self._running]
+
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}-{len(self._running)}.log"
 
