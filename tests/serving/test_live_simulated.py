@@ -14,7 +14,7 @@ from live_simulated import MARGIN, decisions, simulated
 def test_a_live_run_is_replayed_alike_and_takes_what_the_simulator_says(tmp_path: Path) -> None:
     workload = drawn(seed=0, load=1.0, duration_s=6.0)
     # Short enough that the last answer ends soon.
-    short = {key: min(length, 120) for key, length in workload.lengths.items()}
+    short = {key: min(length, 200) for key, length in workload.lengths.items()}
     workload = dataclasses.replace(workload, lengths=short)
     log = tmp_path / "decisions.jsonl"
     figures = asyncio.run(measured("guided", workload, log=log))
