@@ -30,8 +30,6 @@ from live_routers import Place
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from numpy.typing import NDArray
-
     from irouter.serving.demo.load import Figures
     from irouter.serving.demo.workload import DemoWorkload
     from live_routers import Started
@@ -131,27 +129,18 @@ def table(arguments: argparse.Namespace) -> None:
     values = np.array([[[found[way, seed][name] for name in FIGURES] for seed in seeds] for way in ways])
     sent = sum(found[AGAINST, seed]["sent"] for seed in seeds)
     print(f"{len(seeds)} seeds, {sent:,} requests for each router, all of them answered\n")
-    headings = " | ".join(FIGURES.values())
-    print(f"| router | {headings} | {' | '.join(f'{heading}, ratio' for heading in FIGURES.values())} |")
-    print("|---|" + "---|" * (2 * len(FIGURES)))
+    print(f"| router | {' | '.join(FIGURES.values())} |\n|---|{'---|' * len(FIGURES)}")
     bootstrap = PairedBootstrap(len(seeds))
     base = values[ways.index(AGAINST)]
     for way, of_way in zip(ways, values, strict=True):
+        means = of_way.mean(axis=0)
+        ratios = ratio(means, base.mean(axis=0))
         interval = bootstrap.interval(ratio(bootstrap.means(of_way), bootstrap.means(base)))
-        ratios = ratio(of_way.mean(axis=0), base.mean(axis=0))
-        print(f"| {way} | {' | '.join([*_means(of_way), *_ratios(ratios, interval, way)])} |")
-
-
-def _means(values: NDArray[np.float64]) -> list[str]:
-    return [f"{value:.2f} s" for value in values.mean(axis=0)]
-
-
-def _ratios(ratios: NDArray[np.float64], interval: NDArray[np.float64], way: str) -> list[str]:
-    if way == AGAINST:
-        return ["1"] * len(ratios)
-    return [
-        f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in zip(ratios, *interval, strict=True)
-    ]
+        cells = [
+            f"{mean:.2f} s" if way == AGAINST else f"{mean:.2f} s; {middle:.2f} ({low:.2f} to {high:.2f})"
+            for mean, middle, low, high in zip(means, ratios, *interval, strict=True)
+        ]
+        print(f"| {way} | {' | '.join(cells)} |")
 
 
 def main() -> None:
