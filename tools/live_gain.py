@@ -45,7 +45,6 @@ WAYS: Final[dict[str, Callable[[Place], Coroutine[None, None, Started]]]] = {
     "redis": live_routers.replicas_of_redis,
     "alone": live_routers.replicas_alone,
 }
-AGAINST: Final = "round_robin"
 FIGURES: Final = {
     "e2e_mean_s": "E2E mean",
     "e2e_p99_s": "P99",
@@ -115,29 +114,30 @@ def _seconds(figures: dict[str, Any]) -> str:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Prints means over the seeds that every router has, and ratios to round robin with their 95 % intervals."""
+    """Prints means over the seeds that every router has, and ratios to one of them with their 95 % intervals."""
     rows = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines()]
     found = {(row["way"], row["seed"]): row for row in rows}
     ways = [way for way in WAYS if any(key[0] == way for key in found)]
     if arguments.ways:
         ways = arguments.ways.split(",")
     seeds = sorted(seed for seed in {key[1] for key in found} if all((way, seed) in found for way in ways))
-    if not seeds or AGAINST not in ways:
+    against: str = arguments.against
+    if not seeds or against not in ways:
         raise IrouterError(
-            f"{arguments.file}: no seed has all of {', '.join(ways)}, expected one with {AGAINST}"
+            f"{arguments.file}: no seed has all of {', '.join(ways)}, expected one with {against}"
         )
     values = np.array([[[found[way, seed][name] for name in FIGURES] for seed in seeds] for way in ways])
-    sent = sum(found[AGAINST, seed]["sent"] for seed in seeds)
+    sent = sum(found[against, seed]["sent"] for seed in seeds)
     print(f"{len(seeds)} seeds, {sent:,} requests for each router, all of them answered\n")
     print(f"| router | {' | '.join(FIGURES.values())} |\n|---|{'---|' * len(FIGURES)}")
     bootstrap = PairedBootstrap(len(seeds))
-    base = values[ways.index(AGAINST)]
+    base = values[ways.index(against)]
     for way, of_way in zip(ways, values, strict=True):
         means = of_way.mean(axis=0)
         ratios = ratio(means, base.mean(axis=0))
         interval = bootstrap.interval(ratio(bootstrap.means(of_way), bootstrap.means(base)))
         cells = [
-            f"{mean:.2f} s" if way == AGAINST else f"{mean:.2f} s; {middle:.2f} ({low:.2f} to {high:.2f})"
+            f"{mean:.2f} s" if way == against else f"{mean:.2f} s; {middle:.2f} ({low:.2f} to {high:.2f})"
             for mean, middle, low, high in zip(means, ratios, *interval, strict=True)
         ]
         print(f"| {way} | {' | '.join(cells)} |")
@@ -162,6 +162,7 @@ def main() -> None:
     prints = commands.add_parser("table", help="print what was measured")
     prints.add_argument("file", type=Path)
     prints.add_argument("--ways", default="", help="routers, with commas; without it all")
+    prints.add_argument("--against", default="round_robin", help="the router that ratios are to")
     prints.set_defaults(do=table)
     arguments = parser.parse_args()
     arguments.do(arguments)
