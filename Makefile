@@ -160,8 +160,19 @@ bench-scale: $(VENV)/.dev build-release ## Speed-up of a sweep on every core and
 	$(BIN)/python benches/python/scale_out.py
 
 .PHONY: bench-serve
-bench-serve: $(VENV)/.dev build-release ## What the proxy adds to a request, and its ceiling
-	$(BIN)/python benches/python/proxy_overhead.py
+bench-serve: $(VENV)/.dev build-release .venv-litellm/.installed .venv-vllm-router/.installed ## What proxies add to a request, and their ceilings
+	PYTHONPATH=tools $(BIN)/python benches/python/proxy_overhead.py
+
+.PHONY: bench-live
+bench-live: $(VENV)/.dev build-release .venv-litellm/.installed .venv-vllm-router/.installed ## What routers are worth in front of emulated engines (over an hour)
+	@mkdir -p $(REPORT); rm -f $(REPORT)/live.jsonl
+	$(BIN)/python tools/live_gain.py run --out $(REPORT)/live.jsonl --logs $(REPORT)/live-logs
+	$(BIN)/python tools/live_gain.py table $(REPORT)/live.jsonl
+	$(BIN)/python tools/live_simulated.py $(REPORT)/live.jsonl $(REPORT)/live-logs
+
+.PHONY: soak-live
+soak-live: $(VENV)/.dev build-release ## The proxy at its ceiling for 20 minutes: memory and leases
+	$(BIN)/python tools/soak_live.py
 
 TUNABLE = $(shell $(BIN)/python -c 'from irouter.evaluation.registry import registry; print(*[name for name, policy in registry().items() if policy.tunable])')
 

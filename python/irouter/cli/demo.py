@@ -112,7 +112,7 @@ async def _run(
                 highlight=False,
                 soft_wrap=True,
             )
-            await _watch(PairedLoad(url, workload.requests, models), ends_s)
+            await _watch(PairedLoad((url,), workload.requests, models), ends_s)
 
 
 async def _watch(load: "PairedLoad", ends_s: float) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from typing_extensions import TypeIs
+
 
 class LengthQuantiles(Protocol):
     """Predicted output lengths."""
@@ -65,15 +67,28 @@ class Foresight:
     failed: bool = False
 
 
+def is_front(predictor: Predictor | PredictorFront) -> TypeIs[PredictorFront]:
+    """Whether it answers within a budget."""
+    return _has_methods_of(PredictorFront, type(predictor))
+
+
+def _learns(predictor: Predictor) -> TypeIs[LearningPredictor]:
+    return _has_methods_of(LearningPredictor, type(predictor))
+
+
+# Looking for the methods of a protocol takes longer than most predictions, so each class is looked at once.
+@functools.cache
+def _has_methods_of(protocol: type, kind: type) -> bool:
+    return issubclass(kind, protocol)
+
+
 def foresee(predictor: Predictor | PredictorFront, prompt: str) -> Foresight:
     """Asks a predictor. Whatever fails in it does not stop routing; it is said."""
     started = time.perf_counter()
     try:
-        if isinstance(predictor, PredictorFront):
+        if is_front(predictor):
             return _of_answer(predictor, predictor.answer(prompt), started)
-        learn = (
-            functools.partial(predictor.observe, prompt) if isinstance(predictor, LearningPredictor) else None
-        )
+        learn = functools.partial(predictor.observe, prompt) if _learns(predictor) else None
         return Foresight(_row(predictor.predict([prompt])), learn, time.perf_counter() - started)
     except Exception:  # noqa: BLE001 - as promised
         return Foresight(seconds=time.perf_counter() - started, failed=True)
@@ -81,7 +96,7 @@ def foresee(predictor: Predictor | PredictorFront, prompt: str) -> Foresight:
 
 async def foresee_async(predictor: Predictor | PredictorFront, prompt: str) -> Foresight:
     """Asks a predictor, without blocking the event loop where it is a front."""
-    if not isinstance(predictor, PredictorFront):
+    if not is_front(predictor):
         return foresee(predictor, prompt)
     started = time.perf_counter()
     try:

@@ -11,13 +11,13 @@ from aiohttp import web
 from irouter._core import IrouterError
 from irouter.prediction.distribution import LENGTH_LEVELS, LengthDistribution
 from irouter.prediction.requests import Requests
-from irouter.serving.foresight import PredictorFront
+from irouter.serving.foresight import is_front
 from irouter.serving.openai import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from irouter.serving.foresight import Predictor
+    from irouter.serving.foresight import Predictor, PredictorFront
 
 PREDICT: Final = "/predict"
 """Where it is asked."""
@@ -113,7 +113,7 @@ async def _answers(
         {name: value for name, value in (("task", task), ("app", app)) if value is not None}
         for task, app in zip(asked.tasks, asked.apps, strict=True)
     ]
-    if isinstance(predictor, PredictorFront):
+    if is_front(predictor):
         ask: Callable[..., Awaitable[Any]] = predictor.answer_async
         answers = await asyncio.gather(
             *(ask(prompt, **names) for prompt, names in zip(asked.prompts, known, strict=True))

@@ -45,10 +45,23 @@ class Figures:
 
 
 class PairedLoad:
-    """Sends requests to several models at the same moments, and keeps how long the answers took."""
+    """Sends requests to several models at the same moments, and keeps how long the answers took.
 
-    def __init__(self, url: str, requests: Sequence[DemoRequest], models: Sequence[str]) -> None:
-        self._url = url + "/v1/completions"
+    Several proxies get them in turn, as clients behind a plain split would send them.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        requests: Sequence[DemoRequest],
+        models: Sequence[str],
+        *,
+        api_key: str | None = None,
+    ) -> None:
+        self._urls = [url + "/v1/completions" for url in urls]
+        self._headers = {"content-type": "application/json"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
         self._requests = requests
         self._models = models
         self._ttft_s = np.full((len(models), len(requests)), np.nan)
@@ -61,7 +74,7 @@ class PairedLoad:
         timeout = aiohttp.ClientTimeout(total=None)
         connector = aiohttp.TCPConnector(limit=0)
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers) as session,
             asyncio.TaskGroup() as group,
         ):
             started = time.monotonic()
@@ -101,9 +114,10 @@ class PairedLoad:
             "max_tokens": request.max_tokens,
             "stream": True,
         }
+        url = self._urls[row % len(self._urls)]
         started, first_s, end = time.monotonic(), 0.0, b""
         try:
-            async with session.post(self._url, data=json.dumps(body)) as answer:
+            async with session.post(url, data=json.dumps(body)) as answer:
                 async for chunk in answer.content.iter_any():
                     first_s = first_s or time.monotonic()
                     end = (end + chunk)[-64:]

@@ -21,7 +21,7 @@ INSTANCES: Final = 4
 # What the simulator draws before it is cut at the duration; more would be more than one machine sends.
 _MOST_REQUESTS: Final = 5000
 # An engine takes so many bytes of text for a token.
-_TOKEN_BYTES: Final = 4
+TOKEN_BYTES: Final = 4
 _MAX_TOKENS: Final = 1024
 
 
@@ -97,7 +97,7 @@ def demo_workload(
     for row in rows:
         key, output_tokens = str(row), int(run["output_tokens"][row])
         prompt = _text(key, int(run["input_tokens"][row]))
-        prompt_tokens = -(-len(prompt) // _TOKEN_BYTES)
+        prompt_tokens = -(-len(prompt) // TOKEN_BYTES)
         lengths[key] = output_tokens
         max_tokens = min(max(_MAX_TOKENS, output_tokens), limit - prompt_tokens)
         requests.append(DemoRequest(float(arrivals[row]), prompt, max_tokens))
@@ -106,4 +106,4 @@ def demo_workload(
 
 def _text(key: str, tokens: int) -> str:
     """A text of so many tokens, or as few as the marker needs, that shares no prefix with another."""
-    return f"{key}: [irouter-length:{key}] ".ljust(_TOKEN_BYTES * tokens, "x")
+    return f"{key}: [irouter-length:{key}] ".ljust(TOKEN_BYTES * tokens, "x")
