@@ -1,7 +1,7 @@
 use irouter_core::engine::EngineConfig;
 use irouter_core::impact::Linear;
 use irouter_core::time::Picos;
-use irouter_sim::environment::Batch;
+use irouter_sim::environment::{Batch, Transition};
 use irouter_sim::experiment::{BuiltIn, simulate};
 use irouter_sim::metrics::unloaded;
 
@@ -26,6 +26,16 @@ fn round_robin_costs(requests: usize, seed: u64) -> [f64; 2] {
     })
 }
 
+/// Sum of the seconds that the requests of a seed take alone.
+fn alone_s(seed: u64) -> f64 {
+    let experiment = experiment(REQUESTS, seed);
+    let engine = EngineConfig::new(&experiment.profile).unwrap();
+    let columns = simulate(&experiment, None, &BuiltIn, None).unwrap();
+    let tokens = |name| &columns.counts.iter().find(|(column, _)| *column == name).unwrap().1;
+    let each = tokens("input_tokens").iter().zip(tokens("output_tokens"));
+    each.map(|(&input, &output)| unloaded(&engine, input, output, Picos::MILLISECOND).e2e.as_seconds()).sum()
+}
+
 #[test]
 fn an_agent_that_takes_turns_loses_the_latencies_of_round_robin() {
     let mut environment = environments(REQUESTS, r#"{"reward": "requests_in_system"}"#, 1, 1);
@@ -48,6 +58,38 @@ fn the_papers_reward_counts_completions_and_unfinished_shares_whenever_decisions
     // After the last arrival nothing is to be decided: the step that empties the cluster costs what it takes all the same.
     let [_, cost] = round_robin_costs(REQUESTS, 3);
     assert!((-sum(0) / cost - 1.0).abs() < 1e-6, "{} {cost}", sum(0));
+}
+
+#[test]
+fn progress_adds_up_to_the_times_alone_and_ranks_as_the_papers_reward_does() {
+    let run = |reward: &str, choose: fn(usize) -> i64| {
+        let spec = format!(r#"{{"reward": "{reward}", "tick_s": 0.02}}"#);
+        episode(&mut environments(REQUESTS, &spec, 1, 1), 3, |step, _| choose(step))
+    };
+    // A future that counts e^(-t / HORIZON_S) after t seconds, here from the middle of each step on.
+    const HORIZON_S: f64 = 60.0;
+    let discounted = |transitions: &[Transition]| {
+        let mut start_s = 0.0;
+        let worth = transitions.iter().map(|transition| {
+            let middle_s = start_s + 0.5 * transition.elapsed_s;
+            start_s += transition.elapsed_s;
+            transition.terms[0] * (-middle_s / HORIZON_S).exp()
+        });
+        worth.sum::<f64>()
+    };
+    let policies: [fn(usize) -> i64; 2] = [in_turn, |step| in_turn(step) / 2];
+    let progress = policies.map(|choose| run("paper_progress", choose));
+    let [all, same] =
+        [0, 1].map(|policy: usize| progress[policy].iter().map(|step| step.terms[0]).sum::<f64>());
+    assert!((all / alone_s(3) - 1.0).abs() < 1e-9, "{all} {}", alone_s(3));
+    assert!((same / all - 1.0).abs() < 1e-9, "whoever decides, everything gets done");
+    let [two, four] = [1, 0].map(|policy: usize| {
+        let cost = discounted(&run("paper", policies[policy]));
+        (cost, HORIZON_S * discounted(&progress[policy]))
+    });
+    let (by_cost, by_progress) = (four.0 - two.0, four.1 - two.1);
+    assert!(by_cost > 0.0, "four instances are better than two: {by_cost}");
+    assert!((by_progress / by_cost - 1.0).abs() < 0.05, "{by_progress} {by_cost}");
 }
 
 #[test]
