@@ -1,7 +1,7 @@
 use irouter_core::engine::EngineConfig;
 use irouter_core::impact::Linear;
 use irouter_core::time::Picos;
-use irouter_sim::environment::{Batch, Transition};
+use irouter_sim::environment::Batch;
 use irouter_sim::experiment::{BuiltIn, simulate};
 use irouter_sim::metrics::unloaded;
 
@@ -61,35 +61,31 @@ fn the_papers_reward_counts_completions_and_unfinished_shares_whenever_decisions
 }
 
 #[test]
-fn progress_adds_up_to_the_times_alone_and_ranks_as_the_papers_reward_does() {
+fn progress_adds_up_to_the_times_alone_and_its_integral_is_what_the_papers_reward_saves() {
     let run = |reward: &str, choose: fn(usize) -> i64| {
         let spec = format!(r#"{{"reward": "{reward}", "tick_s": 0.02}}"#);
         episode(&mut environments(REQUESTS, &spec, 1, 1), 3, |step, _| choose(step))
     };
-    // A future that counts e^(-t / HORIZON_S) after t seconds, here from the middle of each step on.
-    const HORIZON_S: f64 = 60.0;
-    let discounted = |transitions: &[Transition]| {
-        let mut start_s = 0.0;
-        let worth = transitions.iter().map(|transition| {
-            let middle_s = start_s + 0.5 * transition.elapsed_s;
-            start_s += transition.elapsed_s;
-            transition.terms[0] * (-middle_s / HORIZON_S).exp()
-        });
-        worth.sum::<f64>()
-    };
     let policies: [fn(usize) -> i64; 2] = [in_turn, |step| in_turn(step) / 2];
-    let progress = policies.map(|choose| run("paper_progress", choose));
-    let [all, same] =
-        [0, 1].map(|policy: usize| progress[policy].iter().map(|step| step.terms[0]).sum::<f64>());
-    assert!((all / alone_s(3) - 1.0).abs() < 1e-9, "{all} {}", alone_s(3));
-    assert!((same / all - 1.0).abs() < 1e-9, "whoever decides, everything gets done");
-    let [two, four] = [1, 0].map(|policy: usize| {
-        let cost = discounted(&run("paper", policies[policy]));
-        (cost, HORIZON_S * discounted(&progress[policy]))
+    let [four, two] = policies.map(|choose| {
+        let progress = run("paper_progress", choose);
+        let all: f64 = progress.iter().map(|step| step.terms[0]).sum();
+        assert!((all / alone_s(3) - 1.0).abs() < 1e-9, "whoever decides, everything gets done: {all}");
+        // Both have the same ticks, but for the long one at the end in which all that is left gets done.
+        let mut finished = 0.0;
+        let by_progress: f64 = progress[..REQUESTS - 1]
+            .iter()
+            .map(|step| {
+                finished += step.terms[0];
+                (finished - 0.5 * step.terms[0]) * step.elapsed_s
+            })
+            .sum();
+        let by_cost: f64 = run("paper", choose)[..REQUESTS - 1].iter().map(|step| step.terms[0]).sum();
+        [by_progress, by_cost]
     });
-    let (by_cost, by_progress) = (four.0 - two.0, four.1 - two.1);
+    let [by_progress, by_cost] = [four[0] - two[0], four[1] - two[1]];
     assert!(by_cost > 0.0, "four instances are better than two: {by_cost}");
-    assert!((by_progress / by_cost - 1.0).abs() < 0.05, "{by_progress} {by_cost}");
+    assert!((by_progress / by_cost - 1.0).abs() < 0.1, "{by_progress} {by_cost}");
 }
 
 #[test]
