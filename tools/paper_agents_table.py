@@ -4,6 +4,7 @@ python tools/paper_agents_table.py agents/ agents-1/ agents-2/
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def trained(folders: list[Path]) -> list[PolicyChoice]:
     return [paper_agents.choice(name, file.read_bytes()) for name, file in files.items() if file.is_file()]
 
 
-def gain(figures: dict[str, Any], name: str) -> str:
+def gain(figures: Mapping[str, Any], name: str) -> str:
     """Percent below round robin, with its interval."""
     value, low, high = (100.0 * (1.0 - ratio) for ratio in figures["ratio"][name])
     return f"{value:.1f} [{high:.1f}, {low:.1f}]"
@@ -55,7 +56,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="folders of irouter train --agent")
-    policies = ["round_robin", *unlearned(), *trained(parser.parse_args().folders)]
+    policies: list[str | PolicyChoice] = ["round_robin", *unlearned(), *trained(parser.parse_args().folders)]
     comparison = irouter.compare(SCENARIO, policies=policies)
     print("| agent | makespan, % | mean E2E, % | P99 E2E, % | held at the router, mean | preemptions |")
     print("|---|---|---|---|---|---|")
