@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ import irouter  # noqa: E402 - after the reason to skip
 from irouter import IrouterError, _core  # noqa: E402
 from irouter.cli import main  # noqa: E402
 from irouter.training import paper_agents  # noqa: E402
-from irouter.training.double_dqn import Args, Learner, greedy, q_network, scales_of, train, weights  # noqa: E402
+from irouter.training.double_dqn import (  # noqa: E402
+    Args,
+    Learner,
+    exchanged,
+    greedy,
+    q_network,
+    scales_of,
+    to_the_next_choice,
+    train,
+    weights,
+)
 from irouter.training.environment import RoutingEnv  # noqa: E402
 
 SMALL = Args(requests=60, episodes=3, exploring_episodes=2, warm_up=64, batch=32, train_every=2, replay=200)
@@ -80,27 +91,71 @@ def test_guidance_fades_and_the_future_comes_in() -> None:
     assert (weight, future) == pytest.approx((0.99 * np.exp(-1.0), 0.99 * (1 - np.exp(-1.0))))
     exploration = [Args().exploration(episode) for episode in (1, 20, 21)]
     assert exploration == pytest.approx([1.0, 0.05, 0.0])
+    rates = [
+        Args(episodes=11, learning_rate=1.0, last_learning_rate=0.0).rate(episode) for episode in (1, 6, 11)
+    ]
+    assert rates == pytest.approx([1.0, 0.5, 0.0])
     short = [Args(episodes=6).exploration(episode) for episode in (1, 4, 5)]
     assert short == pytest.approx([1.0, 0.05, 0.0])
 
 
 def test_a_gradient_step_moves_the_value_of_an_action_towards_its_reward() -> None:
     torch.manual_seed(0)
-    learner = Learner(3, (16,), 2, 1e-2)
+    learner = Learner(3, 2, Args(hidden=(16,), learning_rate=1e-2, reward_scale=1.0, guidance="constant"))
+    horizon_s = 0.02 / -math.log(0.99)
     batch = {
         "shown": torch.ones(8, 3),
         "action": torch.zeros(8, dtype=torch.int64),
-        "reward": torch.full((8,), 2.0),
-        "gap": torch.full((8,), -1.0),
+        "terms": torch.tensor([1.0 / horizon_s, 1.5, -1.0]).expand(8, 3),
         "ticks": torch.ones(8),
         "terminated": torch.ones(8, dtype=torch.bool),
         "next_shown": torch.ones(8, 3),
         "next_open": torch.ones(8, 2, dtype=torch.bool),
     }
     for _ in range(500):
-        learner.step(batch, (0.5, 0.9), 10.0)
-    # The episode ends there, so that the future counts for nothing: 2 - 0.5.
+        learner.step(batch)
+    # The episode ends there, so that the future counts for nothing: 1 + 1.5 - 1.
     assert float(learner.network(torch.ones(3))[0].detach()) == pytest.approx(1.5, abs=0.01)
+
+
+def test_instances_change_places_with_all_that_is_said_of_them() -> None:
+    generator = np.random.default_rng(0)
+    open_actions = torch.from_numpy(generator.random((40, 5)) < 0.5)
+    batch = {
+        "shown": torch.from_numpy(generator.random((40, 27), np.float32)),
+        "action": torch.arange(40) % 5,
+        "next_shown": torch.from_numpy(generator.random((40, 27), np.float32)),
+        "next_open": open_actions,
+        "ticks": torch.arange(40),
+    }
+    order = np.array([2, 0, 3, 1])
+    changed = exchanged(batch, order)
+    for shown in ("shown", "next_shown"):
+        before, after = batch[shown].numpy(), changed[shown].numpy()
+        assert np.array_equal(before[:, :3], after[:, :3])
+        assert np.array_equal(before[:, 3:].reshape(40, 4, 6)[:, order], after[:, 3:].reshape(40, 4, 6))
+    assert torch.equal(changed["next_open"][:, :4], open_actions[:, order])
+    assert torch.equal(changed["next_open"][:, 4], open_actions[:, 4])
+    meant = [4 if action == 4 else order[action] for action in changed["action"].tolist()]
+    assert meant == batch["action"].tolist(), "an action names the same instance as before"
+    assert changed["ticks"] is batch["ticks"]
+
+
+def test_what_comes_between_two_choices_is_added_up() -> None:
+    env = RoutingEnv("paper-main", requests=400, spec={"reward": "paper_progress", "tick_s": 0.02})
+    _, info = env.reset(seed=1)
+    completions, seconds, choices, over = 0.0, 0.0, 0, False
+    while not over:
+        passed = to_the_next_choice(env, int(info["action_mask"].argmax()))
+        completions, seconds, choices = completions + passed.terms[1], seconds + passed.seconds, choices + 1
+        info, over = passed.info, passed.over
+        assert over or info["action_mask"][:-1].any(), "some instance is open, or the episode is over"
+    assert choices == 400, "it always sends, and each request is one choice"
+    assert completions == 60 * 400
+    run = irouter.compare("paper-main", policies=["round_robin"], requests=400, seeds=1, first_seed=1)
+    assert seconds == pytest.approx(run.policies["round_robin"]["makespan_s"], rel=0.5), (
+        "not only the choices' ticks"
+    )
 
 
 def test_the_command_trains_the_agent_that_a_reproduction_looks_for(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def markdown(reproduction: Reproduction) -> str:
     """The tables as Markdown."""
-    written_by = "Written by `irouter reproduce paper --markdown FILE`."
+    written_by = (
+        "Written by `irouter reproduce paper --markdown FILE`, with trained agents by `--agents DIR`."
+    )
     lines = [f"# {reproduction.title}", "", INTRODUCTION, "", written_by]
     for setup, comparison in reproduction.experiments:
         for title, point, printed in points(setup, comparison):

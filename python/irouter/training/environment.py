@@ -36,6 +36,7 @@ class Spec(TypedDict, total=False):
             `pairs`, what `guided` sees: its features of each pair of a request and an instance.
         reward: `requests_in_system` (the default): minus the seconds that requests have spent in the system since
             the decision before, so that an episode's sum is minus the sum of its latencies. `paper`: equation 3.
+            `paper_progress`: the same, less what no action changes.
         tick_s: Seconds between decisions, one request at each; 0.02 in the paper. Without it, the agent decides at
             every arrival and event, on as many requests as it likes.
         longest_hold_s: The longest hold without a tick.

@@ -86,7 +86,7 @@ def train(
     def judge(episode: Episode, network: Any) -> None:
         nonlocal best
         line = (
-            f"episode {episode.number}: reward {episode.reward:.0f}, {episode.decisions} decisions, "
+            f"episode {episode.number}: {episode.seconds:.0f} s, {episode.decisions} decisions, "
             f"{100 * episode.holds:.0f} % holds, loss {episode.loss:.4f}"
         )
         if episode.number == args.episodes or episode.number % _JUDGED_EVERY == 0:

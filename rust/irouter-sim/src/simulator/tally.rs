@@ -11,7 +11,9 @@ pub(crate) struct Tally {
     weights: Vec<f64>,
     /// Sum of the weights of the requests in the system.
     open_weight: f64,
-    /// Sum over them of weight x arrival, less what those that ended have cost; in seconds.
+    /// Sum of the weights of those that ended.
+    ended_weight: f64,
+    /// Sum over those in the system of weight x arrival, less what those that ended have cost; in seconds.
     weighted_start_s: f64,
     open: i64,
     /// Sum of the ends less the arrivals, of all that have arrived and ended.
@@ -37,6 +39,7 @@ impl Tally {
         self.balance += i128::from(at.0);
         self.completed += u64::from(completed);
         let weight = self.weights.get_mut(row).map_or(0.0, std::mem::take);
+        self.ended_weight += weight;
         // An empty system weighs nothing, whatever was rounded.
         self.open_weight = if self.open == 0 { 0.0 } else { self.open_weight - weight };
         // Unfinished in full up to its first token, on average by half from there to its end.
@@ -47,6 +50,11 @@ impl Tally {
     /// Weight of a row, 0 once it has ended.
     pub(crate) fn weight(&self, row: usize) -> f64 {
         self.weights.get(row).copied().unwrap_or(0.0)
+    }
+
+    /// Sum of the weights of the requests that ended.
+    pub(crate) fn ended_weight(&self) -> f64 {
+        self.ended_weight
     }
 
     /// Sum over all requests of weight x seconds in the system up to `now`, of those that ended only half of what came after

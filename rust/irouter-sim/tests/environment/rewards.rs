@@ -26,6 +26,16 @@ fn round_robin_costs(requests: usize, seed: u64) -> [f64; 2] {
     })
 }
 
+/// Sum of the seconds that the requests of a seed take alone.
+fn alone_s(seed: u64) -> f64 {
+    let experiment = experiment(REQUESTS, seed);
+    let engine = EngineConfig::new(&experiment.profile).unwrap();
+    let columns = simulate(&experiment, None, &BuiltIn, None).unwrap();
+    let tokens = |name| &columns.counts.iter().find(|(column, _)| *column == name).unwrap().1;
+    let each = tokens("input_tokens").iter().zip(tokens("output_tokens"));
+    each.map(|(&input, &output)| unloaded(&engine, input, output, Picos::MILLISECOND).e2e.as_seconds()).sum()
+}
+
 #[test]
 fn an_agent_that_takes_turns_loses_the_latencies_of_round_robin() {
     let mut environment = environments(REQUESTS, r#"{"reward": "requests_in_system"}"#, 1, 1);
@@ -48,6 +58,34 @@ fn the_papers_reward_counts_completions_and_unfinished_shares_whenever_decisions
     // After the last arrival nothing is to be decided: the step that empties the cluster costs what it takes all the same.
     let [_, cost] = round_robin_costs(REQUESTS, 3);
     assert!((-sum(0) / cost - 1.0).abs() < 1e-6, "{} {cost}", sum(0));
+}
+
+#[test]
+fn progress_adds_up_to_the_times_alone_and_its_integral_is_what_the_papers_reward_saves() {
+    let run = |reward: &str, choose: fn(usize) -> i64| {
+        let spec = format!(r#"{{"reward": "{reward}", "tick_s": 0.02}}"#);
+        episode(&mut environments(REQUESTS, &spec, 1, 1), 3, |step, _| choose(step))
+    };
+    let policies: [fn(usize) -> i64; 2] = [in_turn, |step| in_turn(step) / 2];
+    let [four, two] = policies.map(|choose| {
+        let progress = run("paper_progress", choose);
+        let all: f64 = progress.iter().map(|step| step.terms[0]).sum();
+        assert!((all / alone_s(3) - 1.0).abs() < 1e-9, "whoever decides, everything gets done: {all}");
+        // Both have the same ticks, but for the long one at the end in which all that is left gets done.
+        let mut finished = 0.0;
+        let by_progress: f64 = progress[..REQUESTS - 1]
+            .iter()
+            .map(|step| {
+                finished += step.terms[0];
+                (finished - 0.5 * step.terms[0]) * step.elapsed_s
+            })
+            .sum();
+        let by_cost: f64 = run("paper", choose)[..REQUESTS - 1].iter().map(|step| step.terms[0]).sum();
+        [by_progress, by_cost]
+    });
+    let [by_progress, by_cost] = [four[0] - two[0], four[1] - two[1]];
+    assert!(by_cost > 0.0, "four instances are better than two: {by_cost}");
+    assert!((by_progress / by_cost - 1.0).abs() < 0.1, "{by_progress} {by_cost}");
 }
 
 #[test]
