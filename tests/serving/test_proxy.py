@@ -3,18 +3,20 @@
 import asyncio
 import json
 import logging
+import types
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irouter import IrouterError
 from irouter.serving import Instance
 from irouter.serving.openai import parse
-from irouter.serving.proxy import ApiKey, read_config
+from irouter.serving.proxy import ApiKey, forward, read_config
 from irouter.serving.proxy.keys import KeyRing
 from irouter.serving.proxy.tokens import StreamCounter, TokenRatio
 from serving.fakes import ANSWER, BODY, bench
@@ -105,6 +107,28 @@ def test_no_request_is_sent_twice_after_its_first_byte() -> None:
             assert it.quiet()
 
     asyncio.run(main())
+
+
+def test_a_client_that_leaves_as_its_stream_begins_has_cancelled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Left(web.StreamResponse):
+        async def prepare(self, _request: Any) -> Any:
+            raise aiohttp.ClientConnectionResetError("the client is gone")
+
+    async def main() -> None:
+        async with bench() as it:
+            for fake in it.fakes:
+                fake.handler = fake.break_off
+            monkeypatch.setattr(forward, "web", types.SimpleNamespace(StreamResponse=Left))
+            with pytest.raises(aiohttp.ClientError):
+                await it.ask()
+            await it.until(it.quiet)
+            endings = {ending.value: count for ending, count in it.router.statistics.endings.items() if count}
+            assert endings == {"cancelled": 1}
+
+    asyncio.run(main())
+    assert "internal_error" not in caplog.text
 
 
 def test_the_last_engine_s_own_error_reaches_the_client() -> None:

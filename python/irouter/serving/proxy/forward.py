@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import random
@@ -18,7 +19,7 @@ from irouter.serving.proxy.journal import note
 from irouter.serving.proxy.tokens import StreamCounter, TokenRatio, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from irouter.serving.base_router import BaseRouter
     from irouter.serving.lease import Lease
@@ -204,7 +205,8 @@ class Forwarder:
         self, request: web.Request, errand: Errand, lease: Lease, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=_passed_on(answer.headers))
-        await response.prepare(request)
+        with _client_may_leave():
+            await response.prepare(request)
         counter = StreamCounter(self._output_ratio)
         first_s = last_s = 0.0
         try:
@@ -231,7 +233,8 @@ class Forwarder:
         else:
             lease.fail("the stream ended before its end")
             self._health.failed(lease.url, "the stream ended before its end")
-        await response.write_eof()
+        with _client_may_leave():
+            await response.write_eof()
         return response
 
     def _finish(
@@ -299,8 +302,14 @@ async def _break_off(request: web.Request, response: web.StreamResponse, failure
 
 
 async def _write(response: web.StreamResponse, chunk: bytes) -> None:
-    try:
+    with _client_may_leave():
         await response.write(chunk)
+
+
+@contextlib.contextmanager
+def _client_may_leave() -> Iterator[None]:
+    try:
+        yield
     except ConnectionError:
         # The client is gone. What is cancelled then is its lease, and with it the request at the engine.
         raise asyncio.CancelledError from None
