@@ -35,7 +35,9 @@ def drive(name: str, *arguments: str) -> dict[str, Any]:
         },
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    # Ray writes to the same stream, until after the end.
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+    result: dict[str, Any] = json.loads(lines[-1])
     return result
 
 
