@@ -1,8 +1,9 @@
 """Training of `guided`, on a workload of some seconds."""
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ from irouter import training
 from irouter._core import IrouterError
 from irouter.cli import main
 from irouter.evaluation.executors import LocalExecutor
+from irouter.evaluation.parts import run_experiments
 from irouter.evaluation.policies import choice_of
 from irouter.training import weights, workloads
+
+if TYPE_CHECKING:
+    from irouter.evaluation.experiment import Experiment
 
 SCENARIO = """
 description = "Small, so that a test is done in seconds"
@@ -121,6 +126,32 @@ def test_drawn_workloads_are_generated_their_own_and_never_a_trace() -> None:
     seeds = {experiment.settings["first_seed"] for experiment in drawn}
     assert len(seeds) == len(drawn)
     assert min(seeds) >= workloads.TRAINING_SEED
+
+
+def long_prompts(generation: int) -> "Experiment":
+    return workloads.drawn(0, generation, 2)
+
+
+def test_the_third_of_every_eight_has_long_prompts_and_short_outputs() -> None:
+    for generation in range(8):
+        settings = long_prompts(generation).settings
+        assert settings["profile"] in workloads.LONG_CONTEXT_PROFILES
+        for task in settings["workload"]["lengths"]["tasks"]:
+            assert 800 <= task["prompt"]["mean"] <= 5000
+            assert 8 <= task["output"]["mean"] <= 100
+
+
+def test_the_shipped_weights_end_long_prompts_sooner_than_the_least_work() -> None:
+    policies = (choice_of("least_work"), choice_of("guided"))
+    experiments = [
+        dataclasses.replace(long_prompts(generation).at_load(1.0), policies=policies)
+        for generation in range(8)
+    ]
+    ratios = []
+    for results in run_experiments(experiments, threads=1, executor=None):
+        means = {run["policy"]: run["summary"]["e2e_mean_s"] for run in results["runs"]}
+        ratios.append(means["guided"] / means["least_work"])
+    assert np.median(ratios) < 0.9, ratios
 
 
 @pytest.mark.parametrize(
