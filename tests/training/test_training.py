@@ -151,7 +151,8 @@ def test_the_shipped_weights_end_long_prompts_sooner_than_the_least_work() -> No
     for results in run_experiments(experiments, threads=1, executor=None):
         means = {run["policy"]: run["summary"]["e2e_mean_s"] for run in results["runs"]}
         ratios.append(means["guided"] / means["least_work"])
-    assert np.median(ratios) < 0.9, ratios
+    # 0.90 where the prompts that wait at an instance do not count.
+    assert np.median(ratios) < 0.85, ratios
 
 
 @pytest.mark.parametrize(
